@@ -1,0 +1,200 @@
+"""Recipes: `tables/*.toml` -> frozen dataclasses. Every check on a setting is here, with the way out in its message.
+
+    recipe = load_recipe("tables/demo.toml")
+    recipe.hash.orders      (2, 3)
+
+Unknown keys are refused with the nearest known one; missing keys take the defaults written below.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from engram_cli.errors import RecipeError
+
+ROW_TYPES = {"f32": 4, "f16": 2, "bf16": 2}  # name -> bytes per number
+INITS = ("counts", "random", "zero")
+
+
+@dataclass(frozen=True)
+class HashRecipe:
+    """Which grams are looked up, and in how many rows.
+
+    orders: the n of the n-grams, ascending; heads: per order; size: rows per head before the step to the next prime, one for each
+    order or one for all; layers: of the host, 0-based, each with its own matrix; seed: of the multipliers.
+    """
+
+    orders: tuple[int, ...] = (2, 3)
+    heads: int = 4
+    size: tuple[int, ...] = (65536,)
+    layers: tuple[int, ...] = (1,)
+    seed: int = 0
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Rows per head, one for each order."""
+        return self.size if len(self.size) == len(self.orders) else self.size * len(self.orders)
+
+    def check(self) -> None:
+        _rule(self.orders and min(self.orders) >= 2, "hash.orders", "numbers from 2 up", self.orders)
+        _rule(list(self.orders) == sorted(set(self.orders)), "hash.orders", "distinct and ascending", self.orders)
+        _rule(max(self.orders) <= 6, "hash.orders", "at most 6", self.orders)
+        _rule(self.heads >= 1, "hash.heads", "1 or more", self.heads)
+        _rule(len(self.size) in (1, len(self.orders)), "hash.size", f"one number, or {len(self.orders)}", self.size)
+        _rule(all(2 <= size < 1 << 40 for size in self.size), "hash.size", "from 2 to 2^40", self.size)
+        _rule(self.layers and min(self.layers) >= 0, "hash.layers", "0-based layer numbers", self.layers)
+        _rule(list(self.layers) == sorted(set(self.layers)), "hash.layers", "distinct and ascending", self.layers)
+
+
+@dataclass(frozen=True)
+class RowsRecipe:
+    """What a row is. dim: numbers per row; dtype: f32, bf16 or f16; init: counts, random or zero."""
+
+    dim: int = 48
+    dtype: str = "f32"
+    init: str = "counts"
+
+    def check(self) -> None:
+        _rule(1 <= self.dim <= 4096, "rows.dim", "from 1 to 4096", self.dim)
+        _rule(self.dtype in ROW_TYPES, "rows.dtype", f"one of {', '.join(ROW_TYPES)}", self.dtype)
+        _rule(self.init in INITS, "rows.init", f"one of {', '.join(INITS)}", self.init)
+
+
+@dataclass(frozen=True)
+class MemoryRecipe:
+    """The module that looks up, gates and adds. signed_sqrt: the demo's square root on the gate's score."""
+
+    signed_sqrt: bool = True
+
+    def check(self) -> None:
+        """Any value is fine."""
+
+
+@dataclass(frozen=True)
+class HostRecipe:
+    """The small transformer that carries the memory. width: hidden size; feed_forward: inner size of SwiGLU; context: tokens."""
+
+    width: int = 192
+    layers: int = 4
+    heads: int = 6
+    feed_forward: int = 512
+    context: int = 128
+
+    def check(self) -> None:
+        for key in ("width", "layers", "heads", "feed_forward"):
+            _rule(getattr(self, key) >= 1, f"host.{key}", "1 or more", getattr(self, key))
+        _rule(self.context >= 2, "host.context", "2 or more", self.context)
+        even = self.width % self.heads == 0 and (self.width // self.heads) % 2 == 0
+        _rule(even, "host.width", f"an even multiple of host.heads = {self.heads} (rotary pairs)", self.width)
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How host and memory train together.
+
+    batch: sequences of host.context tokens per step; learning_rate: of the host (AdamW); row_learning_rate: of the rows (row-wise
+    Adagrad, no weight decay), 0 leaves them as they were initialised; minutes: when the command line gives neither minutes nor
+    tokens; unseen: share of the training documents that `init = "counts"` does not count and batches come from first, so that the
+    host learns how far to trust rows on text they were not made from; seed: of weights and batch order.
+    """
+
+    batch: int = 8
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.1
+    row_learning_rate: float = 0.02
+    minutes: float = 3.0
+    unseen: float = 0.2
+    seed: int = 0
+
+    def check(self) -> None:
+        _rule(self.batch >= 1, "training.batch", "1 or more", self.batch)
+        _rule(self.learning_rate > 0, "training.learning_rate", "above 0", self.learning_rate)
+        _rule(self.weight_decay >= 0, "training.weight_decay", "0 or more", self.weight_decay)
+        _rule(self.row_learning_rate >= 0, "training.row_learning_rate", "0 or more", self.row_learning_rate)
+        _rule(self.minutes > 0, "training.minutes", "above 0", self.minutes)
+        _rule(0 < self.unseen < 1, "training.unseen", "between 0 and 1", self.unseen)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that is wanted of a table; `text` is the TOML it was read from."""
+
+    name: str = "unnamed"
+    description: str = ""
+    hash: HashRecipe = field(default_factory=HashRecipe)
+    rows: RowsRecipe = field(default_factory=RowsRecipe)
+    memory: MemoryRecipe = field(default_factory=MemoryRecipe)
+    host: HostRecipe = field(default_factory=HostRecipe)
+    training: TrainingRecipe = field(default_factory=TrainingRecipe)
+    text: str = field(default="", compare=False)
+
+    def check(self) -> None:
+        for section in (self.hash, self.rows, self.memory, self.host, self.training):
+            section.check()
+        deepest = max(self.hash.layers)
+        _rule(deepest < self.host.layers, "hash.layers", f"below host.layers = {self.host.layers}", self.hash.layers)
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read a TOML recipe. Raises RecipeError where it cannot be read, has an unknown key, a wrong type, or breaks a rule."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"a recipe is a TOML file in UTF-8, but {path} cannot be read ({error}); see tables/demo.toml") from None
+    return parse_recipe(text, str(path))
+
+
+def parse_recipe(text: str, source: str = "the recipe") -> Recipe:
+    """Parse recipe text; `source` names it in messages. Raises RecipeError as `load_recipe` does."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"a recipe is TOML, but {source} is not ({error}); see tables/demo.toml") from None
+    try:
+        recipe = dataclasses.replace(_section(Recipe, document, ""), text=text)
+        recipe.check()
+    except RecipeError as error:
+        raise RecipeError(f"{source}: {error}") from None
+    return recipe
+
+
+def _section(kind: type[Any], document: Mapping[str, Any], prefix: str) -> Any:
+    hints = get_type_hints(kind)
+    known = [f.name for f in dataclasses.fields(kind) if (kind, f.name) != (Recipe, "text")]
+    values = {}
+    for key, value in document.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"did you mean `{prefix}{near[0]}`?" if near else f"known are {', '.join(known)}"
+            raise RecipeError(f"a recipe has only known keys, but `{prefix}{key}` is not one; {hint}")
+        hint_type = hints[key]
+        if dataclasses.is_dataclass(hint_type):
+            if not isinstance(value, dict):
+                raise RecipeError(f"`{prefix}{key}` is a section, but it is {value!r}; write [{key}] and its keys below")
+            values[key] = _section(hint_type, value, f"{prefix}{key}.")  # type: ignore[arg-type]
+        else:
+            values[key] = _value(hint_type, value, f"{prefix}{key}")
+    return kind(**values)
+
+
+def _value(kind: Any, value: Any, key: str) -> Any:
+    """`value` as `kind`: a float takes whole numbers too, a tuple takes one number too; nothing else is converted."""
+    if get_origin(kind) is tuple:
+        element = get_args(kind)[0]
+        return tuple(_value(element, item, key) for item in (value if isinstance(value, list) else [value]))
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+        raise RecipeError(f"`{key}` is {names[kind]}, but the recipe says {value!r}; change it")
+    return value
+
+
+def _rule(holds: Any, key: str, rule: str, found: Any) -> None:
+    if not holds:
+        shown = ", ".join(map(str, found)) if isinstance(found, tuple) else found
+        raise RecipeError(f"`{key}` must be {rule}, but it is {shown or 'empty'}; change it")

@@ -1,0 +1,1 @@
+"""What is on disk: artifacts (manifest + Arrow + safetensors), written whole and opened by memory map."""

@@ -1,0 +1,192 @@
+"""Artifacts: directories that exist whole or not at all, opened by memory map.
+
+Writing goes to a sibling directory `.NAME.partial`, is flushed to disk, gets its manifest last, and is renamed. Opening reads the
+manifest and maps files on demand; nothing is copied into memory.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from engram_cli import __version__
+from engram_cli.errors import ArtifactError
+from engram_cli.store import manifest as manifests
+from engram_cli.store.manifest import FileRecord, Manifest
+from engram_cli.store.tensors import TensorSpec, map_tensor, read_tensor_specs
+
+KINDS = {"ngrams": "engram extract", "table": "engram build", "report": "engram collisions or engram bench"}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact on disk."""
+
+    path: Path
+    manifest: Manifest
+
+    @cached_property
+    def digest(self) -> str:
+        return self.manifest.digest
+
+    def file(self, name: str) -> Path:
+        """Path of one of the artifact's files, which must be there with the size the manifest gives."""
+        record = self.manifest.files.get(name)
+        path = self.path / name
+        if record is None:
+            raise ArtifactError(f"the {self.manifest.kind} artifact {self.path} has no file {name}; make it again")
+        size = path.stat().st_size if path.is_file() else None
+        if size != record.bytes:
+            found = "is missing" if size is None else f"has {size} bytes"
+            raise ArtifactError(f"{path} must have {record.bytes} bytes but {found}: the artifact is damaged; make it again")
+        return path
+
+    def table(self, name: str) -> pa.Table:
+        """Arrow file `name`, memory-mapped. Raises ArtifactError where it is missing, cut short, or not Arrow."""
+        path = self.file(name)
+        try:
+            return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        except (OSError, pa.ArrowException) as error:
+            raise ArtifactError(f"{path} cannot be read as Arrow ({error}); make the artifact again") from None
+
+    def tensors(self, name: str) -> dict[str, TensorSpec]:
+        return read_tensor_specs(self.file(name))
+
+    def tensor(self, name: str, tensor: str, mode: Any = "r") -> Any:
+        """Tensor `tensor` of safetensors file `name` as a numpy memory map (bf16 as uint16)."""
+        specs = self.tensors(name)
+        if tensor not in specs:
+            raise ArtifactError(f"{self.path / name} has no tensor {tensor}, only {', '.join(specs) or 'none'}; make it again")
+        return map_tensor(self.path / name, specs[tensor], mode)
+
+
+def open_artifact(path: str | Path, kind: str | None = None) -> Artifact:
+    """Open the artifact at `path`; `kind` ("ngrams", "table", "report") is what the caller can work with.
+
+    Raises ArtifactError where there is no finished artifact, or where it is of another kind.
+    """
+    directory = Path(path)
+    manifest = manifests.read_manifest(directory)
+    if kind is not None and manifest.kind != kind:
+        made_by = KINDS.get(kind, "another command")
+        raise ArtifactError(f"this needs a {kind} artifact, but {directory} is a {manifest.kind} artifact; make one with {made_by}")
+    return Artifact(directory, manifest)
+
+
+class Draft:
+    """An artifact being written: `path` is its directory until it is finished."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = ""
+        self.inputs: dict[str, str] = {}
+        self.facts: dict[str, Any] = {}
+
+    def table(self, name: str, table: pa.Table) -> None:
+        """Write `table` as the uncompressed Arrow file `name`."""
+        with self.columns(name, table.schema) as writer:
+            writer.write_table(table)
+
+    @contextmanager
+    def columns(self, name: str, schema: pa.Schema) -> Iterator[pa.ipc.RecordBatchFileWriter]:
+        """Write the uncompressed Arrow file `name` batch by batch."""
+        with pa.OSFile(str(self.path / name), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            yield writer
+
+
+def partial_path(out: Path) -> Path:
+    """The sibling directory in which the artifact `out` is written before it is renamed."""
+    return out.parent / f".{out.name}.partial"
+
+
+def check_out(out: Path, force: bool) -> None:
+    """Refuse, before any work is done, an `out` that exists (unless `force`, and then only artifacts are replaced)."""
+    if not os.path.lexists(out):
+        return
+    if not force:
+        raise ArtifactError(f"--out must not exist, but {out} does; choose another, or give --force to replace it")
+    if not (out / manifests.FILE_NAME).is_file():
+        raise ArtifactError(f"--force replaces artifacts only, but {out} is not one; choose another --out, or remove it yourself")
+
+
+@contextmanager
+def write_artifact(out: str | Path, kind: str, *, force: bool = False, keep_partial: bool = False) -> Iterator[Draft]:
+    """Write an artifact at `out`, whole or not at all.
+
+    Yields the Draft to fill. At the end every file is digested and flushed, the manifest is written, and the directory is renamed
+    to `out`. On any exception (Ctrl-C too) `out` is as it was and the partial directory is removed, unless `keep_partial`, for
+    commands that can resume from what lies there.
+    Raises ArtifactError where `out` exists and `force` is not given, or where the directory cannot be written.
+    """
+    final = Path(out).absolute()
+    check_out(final, force)
+    draft = Draft(partial_path(final))
+    try:
+        if not keep_partial:
+            shutil.rmtree(draft.path, ignore_errors=True)
+        draft.path.mkdir(parents=True, exist_ok=keep_partial)
+    except OSError as error:
+        raise ArtifactError(f"--out must be writable, but {draft.path} cannot be made ({error.strerror}); choose another") from None
+    try:
+        yield draft
+        _finish(draft, kind)
+        _replace(draft.path, final)
+    except OSError as error:
+        raise ArtifactError(
+            f"{final} could not be written ({error.strerror or error}); nothing was changed: make room, or choose another --out"
+        ) from error
+    finally:
+        if not keep_partial:
+            shutil.rmtree(draft.path, ignore_errors=True)
+
+
+def _finish(draft: Draft, kind: str) -> None:
+    files = {}
+    for path in sorted(p for p in draft.path.rglob("*") if p.is_file() and p.name != manifests.FILE_NAME):
+        files[path.relative_to(draft.path).as_posix()] = FileRecord(path.stat().st_size, manifests.file_digest(path))
+        _flush(path)
+    manifest = Manifest(
+        kind=kind, tool=__version__, recipe=draft.recipe, inputs=draft.inputs, facts=draft.facts, files=files
+    )
+    (draft.path / manifests.FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    _flush(draft.path / manifests.FILE_NAME)
+    _flush(draft.path)
+
+
+def _replace(new: Path, final: Path) -> None:
+    """Rename `new` to `final`; what lay there is put aside first and removed last, so that a kill loses neither."""
+    old = final.parent / f".{final.name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        os.rename(final, old)
+    os.rename(new, final)
+    _flush(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def verify_files(artifact: Artifact) -> Iterator[tuple[str, FileRecord, FileRecord | None]]:
+    """Yield (name, what the manifest says, what is on disk or None) for every file of the artifact, then for every file that
+    lies in its directory without being in the manifest (with `FileRecord(0, "")` as what the manifest says)."""
+    records: Mapping[str, FileRecord] = artifact.manifest.files
+    for name, record in records.items():
+        path = artifact.path / name
+        found = FileRecord(path.stat().st_size, manifests.file_digest(path)) if path.is_file() else None
+        yield name, record, found
+    for path in sorted(p for p in artifact.path.rglob("*") if p.is_file()):
+        name = path.relative_to(artifact.path).as_posix()
+        if name not in records and name != manifests.FILE_NAME:
+            yield name, FileRecord(0, ""), FileRecord(path.stat().st_size, manifests.file_digest(path))

@@ -1,0 +1,110 @@
+"""`manifest.json`: what an artifact is, what it was made from, and the digest of every file in it.
+
+The manifest is written last, so a directory without one is an artifact that was never finished. It holds no clock time and no
+path of the machine: the same inputs give the same bytes.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from engram_cli.errors import ArtifactError
+
+FORMAT = 1
+FILE_NAME = "manifest.json"
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of an artifact: its size in bytes and the xxh3_128 of its content (hex)."""
+
+    bytes: int
+    xxh3_128: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of `manifest.json`.
+
+    kind: "ngrams", "table" or "report"; format: the version of the artifact format; tool: the version of engram that wrote it;
+    recipe: the recipe's TOML text ("" where there is none); inputs: name -> digest of what it was made from; facts: figures of
+    the artifact that are worth reading without opening a file; files: relative name -> FileRecord.
+    """
+
+    kind: str
+    tool: str
+    format: int = FORMAT
+    recipe: str = ""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """xxh3_128 (hex) over kind, format, and every file's name and digest: equal digests, equal content."""
+        state = xxhash.xxh3_128(f"{self.kind}\n{self.format}\n")
+        for name in sorted(self.files):
+            state.update(f"{name}\n{self.files[name].xxh3_128}\n")
+        return state.hexdigest()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files together, the manifest not counted."""
+        return sum(record.bytes for record in self.files.values())
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+def file_digest(path: Path) -> str:
+    """xxh3_128 (hex) of a file's content, read in blocks of 4 MiB."""
+    state = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            state.update(block)
+    return state.hexdigest()
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read and check `directory/manifest.json`.
+
+    Raises ArtifactError when there is no such directory, no manifest in it, when the manifest is not one, or when its format
+    is newer than this tool.
+    """
+    if not directory.is_dir():
+        found = "a file lies there" if directory.exists() else "nothing is there"
+        raise ArtifactError(f"an artifact is a directory, but {found}: {directory}; name the --out of an engram command")
+    path = directory / FILE_NAME
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"an artifact holds {FILE_NAME}, but {directory} has none: the command that was writing it did not finish, or it is "
+            "no artifact; run that command again"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read as a manifest ({error}); make the artifact again") from None
+    return _parse(document, path)
+
+
+def _parse(document: Any, path: Path) -> Manifest:
+    if not isinstance(document, dict) or not isinstance(document.get("format"), int):
+        raise ArtifactError(f"a manifest is a JSON object with a whole-number `format`, but {path} is not; make the artifact again")
+    if document["format"] > FORMAT:
+        raise ArtifactError(
+            f"this engram reads artifact formats up to {FORMAT}, but {path.parent} has format {document['format']}: upgrade engram"
+        )
+    try:
+        files = {name: FileRecord(**record) for name, record in document.pop("files").items()}
+        manifest = Manifest(**document, files=files)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ArtifactError(f"{path} lacks or misspells a key ({error}); make the artifact again") from None
+    for name in files:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ArtifactError(f"an artifact's files lie inside it, but {path} names {name!r}; do not use this artifact")
+    return manifest

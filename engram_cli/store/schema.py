@@ -1,0 +1,53 @@
+"""The columns of every Arrow file in an artifact, and the versions they belong to."""
+
+import pyarrow as pa
+
+# n-gram artifact ------------------------------------------------------------------------------------------------------
+DOCUMENTS = pa.schema(
+    [
+        ("offset", pa.uint64()),  # first token in tokens.arrow
+        ("length", pa.uint64()),  # tokens, the closing end token (if the tokenizer has one) included
+        ("bytes", pa.uint64()),  # bytes of its UTF-8 text
+        ("held_out", pa.bool_()),  # kept out of the counts and of training
+        ("source", pa.dictionary(pa.int32(), pa.string())),  # the file it came from, as named on the command line
+        ("digest", pa.string()),  # xxh3_128 of its UTF-8 text, hex
+    ]
+)
+TOKEN_MAP = pa.schema(
+    [
+        ("canonical", pa.uint32()),  # row i: the canonical id of raw token id i
+        ("text", pa.string()),  # the key that raw id i was folded by; equal keys share a canonical id
+    ]
+)
+
+
+def tokens_schema(vocab: int) -> pa.Schema:
+    """tokens.arrow: raw token ids, document after document; u16 where `vocab` ids fit, else u32."""
+    return pa.schema([("token", pa.uint16() if vocab <= 1 << 16 else pa.uint32())])
+
+
+def ngrams_schema(order: int, bits: int) -> pa.Schema:
+    """ngrams-N.arrow, sorted by gram: `bits` per canonical id, oldest id in the highest bits."""
+    return pa.schema([("gram", pa.uint64()), ("count", pa.uint64())], metadata={"order": str(order), "bits": str(bits)})
+
+
+# table artifact -------------------------------------------------------------------------------------------------------
+LAYOUT = pa.schema(
+    [
+        ("layer", pa.int32()),
+        ("order", pa.int32()),
+        ("head", pa.int32()),  # within its order
+        ("prime", pa.int64()),  # = rows of the head
+        ("offset", pa.int64()),  # first row of the head in its layer's matrix
+    ]
+)
+TRAINING = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("tokens", pa.int64()),  # training tokens seen so far
+        ("seconds", pa.float64()),  # of training, evaluation not counted
+        ("loss", pa.float64()),  # of the batch, nats per token
+        ("held_out_loss", pa.float64()),  # nats per token, null between evaluations
+        ("rows_touched", pa.int64()),  # distinct rows the batch read
+    ]
+)
