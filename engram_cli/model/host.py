@@ -1,0 +1,180 @@
+"""The host: a small decoder-only transformer (RMSNorm, RoPE, SwiGLU, tied embeddings, SDPA) that carries memories at some layers.
+
+Without memories, or called without what they looked up, it is *plain*: the same host, the same logits bit for bit as with every
+gate at zero. Shapes: B batch, T tokens, S cached tokens, K attention heads, C numbers per attention head, D width, V vocabulary.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engram_cli.model.memory import Memory
+from engram_cli.recipe import HostRecipe
+
+_ROPE_BASE = 10_000.0
+
+
+class Cache:
+    """Keys and values of every layer for the tokens seen so far: [layers, 2, B, K, context, C], of which `length` are filled."""
+
+    def __init__(self, host: "Host", batch: int = 1) -> None:
+        recipe = host.recipe
+        shape = (recipe.layers, 2, batch, recipe.heads, recipe.context, recipe.width // recipe.heads)
+        self.store = host.embedding.weight.new_zeros(shape)
+        self.length = 0
+
+    @property
+    def room(self) -> int:
+        """Tokens that still fit."""
+        return self.store.shape[4] - self.length
+
+    def extend(self, layer: int, key_BKTC: Tensor, value_BKTC: Tensor) -> tuple[Tensor, Tensor]:
+        """Store one layer's new keys and values; return all up to here, [B, K, S + T, C] each."""
+        end = self.length + key_BKTC.shape[2]
+        self.store[layer, 0, :, :, self.length : end] = key_BKTC
+        self.store[layer, 1, :, :, self.length : end] = value_BKTC
+        return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
+
+
+class Attention(nn.Module):
+    """Causal self-attention with rotary positions."""
+
+    def __init__(self, recipe: HostRecipe) -> None:
+        super().__init__()
+        self.heads = recipe.heads
+        self.query_key_value = nn.Linear(recipe.width, 3 * recipe.width, bias=False)
+        self.output = nn.Linear(recipe.width, recipe.width, bias=False)
+
+    def forward(self, hidden_BTD: Tensor, rotation_TC: tuple[Tensor, Tensor], layer: int, cache: Cache | None) -> Tensor:
+        batch, length, width = hidden_BTD.shape
+        packed = self.query_key_value(hidden_BTD).view(batch, length, 3, self.heads, width // self.heads)
+        query_BKTC, key_BKTC, value_BKTC = packed.permute(2, 0, 3, 1, 4)
+        query_BKTC, key_BKTC = _rotate(query_BKTC, rotation_TC), _rotate(key_BKTC, rotation_TC)
+        mask = None
+        if cache is not None:
+            seen = cache.length
+            key_BKTC, value_BKTC = cache.extend(layer, key_BKTC, value_BKTC)
+            if seen and length > 1:
+                mask = torch.ones(length, seen + length, dtype=torch.bool, device=hidden_BTD.device).tril(seen)
+        causal = mask is None and key_BKTC.shape[2] == length and length > 1
+        mixed = F.scaled_dot_product_attention(query_BKTC, key_BKTC, value_BKTC, attn_mask=mask, is_causal=causal)
+        output: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, length, width))
+        return output
+
+
+class FeedForward(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, recipe: HostRecipe) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(recipe.width, 2 * recipe.feed_forward, bias=False)
+        self.down = nn.Linear(recipe.feed_forward, recipe.width, bias=False)
+
+    def forward(self, hidden_BTD: Tensor) -> Tensor:
+        gate, up = self.gate_up(hidden_BTD).chunk(2, dim=-1)
+        down: Tensor = self.down(F.silu(gate) * up)
+        return down
+
+
+class Block(nn.Module):
+    """One layer: attention and feed-forward, each behind an RMSNorm."""
+
+    def __init__(self, recipe: HostRecipe) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(recipe.width, eps=1e-6)
+        self.attention = Attention(recipe)
+        self.feed_forward_norm = nn.RMSNorm(recipe.width, eps=1e-6)
+        self.feed_forward = FeedForward(recipe)
+
+    def forward(self, hidden_BTD: Tensor, rotation_TC: tuple[Tensor, Tensor], layer: int, cache: Cache | None) -> Tensor:
+        hidden_BTD = hidden_BTD + self.attention(self.attention_norm(hidden_BTD), rotation_TC, layer, cache)
+        return hidden_BTD + self.feed_forward(self.feed_forward_norm(hidden_BTD))
+
+
+class Host(nn.Module):
+    """Decoder-only transformer with a Memory before the attention of some layers.
+
+    vocab: V; recipe: its sizes; memories: layer (0-based) -> Memory, none for plain.
+    After a forward pass with memory, `gates` holds layer -> gate [B, T, 1] of that pass, detached.
+    """
+
+    def __init__(self, vocab: int, recipe: HostRecipe, memories: Mapping[int, Memory] | None = None) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.embedding = nn.Embedding(vocab, recipe.width)
+        self.blocks = nn.ModuleList(Block(recipe) for _ in range(recipe.layers))
+        self.final_norm = nn.RMSNorm(recipe.width, eps=1e-6)
+        self.memories = nn.ModuleDict({str(layer): memory for layer, memory in (memories or {}).items()})
+        self.gates: dict[int, Tensor] = {}
+        cosine, sine = _rotation_tables(recipe.context, recipe.width // recipe.heads)
+        self.register_buffer("cosine", cosine, persistent=False)
+        self.register_buffer("sine", sine, persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.weight.device
+
+    @property
+    def memory_layers(self) -> tuple[int, ...]:
+        """Layers that carry a memory."""
+        return tuple(int(layer) for layer in self.memories)
+
+    def host_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Named parameters of the transformer itself, memories left out."""
+        return ((name, p) for name, p in self.named_parameters() if not name.startswith("memories."))
+
+    def forward(self, tokens_BT: Tensor, memory: Mapping[int, Tensor] | None = None, cache: Cache | None = None) -> Tensor:
+        """Logits [B, T, V] for token ids int64 [B, T].
+
+        memory: layer -> what was looked up there, [B, T, M]; None (or a layer left out) runs without that memory.
+        cache: continues after the tokens it holds and takes these in; T must not exceed its room.
+        """
+        hidden_BTD = self.hidden(tokens_BT, memory, cache)
+        return F.linear(hidden_BTD, self.embedding.weight)
+
+    def hidden(self, tokens_BT: Tensor, memory: Mapping[int, Tensor] | None = None, cache: Cache | None = None) -> Tensor:
+        """The last hidden states [B, T, D], normalised; `forward` multiplies them with the embedding."""
+        first = cache.length if cache else 0
+        last = first + tokens_BT.shape[1]
+        assert last <= self.recipe.context, f"{last} tokens in a context of {self.recipe.context}"
+        rotation_TC = (self.cosine[first:last], self.sine[first:last])  # type: ignore[index]
+        hidden_BTD = self.embedding(tokens_BT)
+        for layer, block in enumerate(self.blocks):
+            if memory is not None and layer in memory:
+                addition_BTD, gate_BT1 = self.memories[str(layer)](hidden_BTD, memory[layer])
+                self.gates[layer] = gate_BT1.detach()
+                hidden_BTD = hidden_BTD + addition_BTD
+            hidden_BTD = block(hidden_BTD, rotation_TC, layer, cache)
+        if cache is not None:
+            cache.length = last
+        normed: Tensor = self.final_norm(hidden_BTD)
+        return normed
+
+
+def initialise(host: Host, generator: torch.Generator) -> None:
+    """Random weights: normal with standard deviation 0.02 for the embedding, 1/sqrt(fan-in) for the rest, and residual outputs
+    scaled by 1/sqrt(2 * layers), so that the residual stream does not grow with depth (GPT-2's rule)."""
+    shrink = (2 * host.recipe.layers) ** -0.5
+    for name, parameter in host.named_parameters():
+        if parameter.ndim < 2:
+            nn.init.ones_(parameter)
+            continue
+        deviation = 0.02 if name.startswith("embedding") else parameter.shape[1] ** -0.5
+        if name.endswith(("attention.output.weight", "feed_forward.down.weight")):
+            deviation *= shrink
+        nn.init.normal_(parameter, std=deviation, generator=generator)
+
+
+def _rotation_tables(context: int, head_width: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of RoPE (arXiv 2104.09864), [context, C] each."""
+    frequency = _ROPE_BASE ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
+    angle = torch.arange(context, dtype=torch.float32)[:, None] * torch.cat([frequency, frequency])
+    return angle.cos(), angle.sin()
+
+
+def _rotate(states_BKTC: Tensor, rotation_TC: tuple[Tensor, Tensor]) -> Tensor:
+    cosine, sine = rotation_TC
+    left, right = states_BKTC.chunk(2, dim=-1)
+    return states_BKTC * cosine.to(states_BKTC.dtype) + torch.cat([-right, left], dim=-1) * sine.to(states_BKTC.dtype)

@@ -1,0 +1,153 @@
+"""A table as the model uses it: host and memory weights, mapped rows, tokenizer and token map, opened from a table artifact.
+
+    table = open_table("demo/table")
+    logits = table.host(tokens_BT, table.look_up(windows_BTN))
+
+Shapes: B batch, T tokens, N highest order, H heads, E numbers per row, M = H * E, V vocabulary.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from engram_cli.errors import ArtifactError, DeviceError
+from engram_cli.model.host import Host
+from engram_cli.model.memory import Memory
+from engram_cli.recipe import Recipe, parse_recipe
+from engram_cli.store.artifact import Artifact, open_artifact
+from engram_cli.store.tensors import write_tensors
+from engram_cli.table.layout import Layout
+from engram_cli.table.rows import Rows, rows_file
+
+HOST_FILE, MEMORY_FILE, LAYOUT_FILE = "host.safetensors", "memory.safetensors", "layout.arrow"
+
+
+def pick_device(name: str) -> torch.device:
+    """"auto", "cpu" or "cuda" as a torch device. Raises DeviceError for CUDA where there is none."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise DeviceError(f"--device is auto, cpu or cuda, but it is {name!r}; choose one of them")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(f"--device cuda needs a CUDA GPU, but torch {torch.__version__} finds none; use --device cpu")
+    return torch.device(name)
+
+
+def make_host(recipe: Recipe, vocab: int, layout: Layout | None) -> Host:
+    """An uninitialised host with a memory at every layer of `layout` (None: plain)."""
+    memories = {
+        layer.layer: Memory(recipe.host.width, layer.heads * recipe.rows.dim, recipe.memory.signed_sqrt)
+        for layer in (layout.layers if layout else ())
+    }
+    return Host(vocab, recipe.host, memories)
+
+
+@dataclass(frozen=True)
+class Table:
+    """An open table. host: in evaluation mode; rows: layer -> mapped rows; canonical_V: raw token id -> canonical id."""
+
+    artifact: Artifact
+    recipe: Recipe
+    layout: Layout
+    host: Host
+    rows: Mapping[int, Rows]
+    canonical_V: npt.NDArray[np.uint32]
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The `tokenizers.Tokenizer` the table was built with."""
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_file(str(self.artifact.file("tokenizer.json")))
+
+    @property
+    def pad(self) -> int:
+        """Canonical id before a document's first token."""
+        return self.layout.layers[0].pad
+
+    @property
+    def end(self) -> int | None:
+        """Raw id that closes a document, if the tokenizer has one."""
+        end: int | None = self.artifact.manifest.facts["end"]
+        return end
+
+    @property
+    def max_order(self) -> int:
+        return max(layer.max_order for layer in self.layout.layers)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of rows read for one token, over all layers."""
+        return sum(layer.heads * self.rows[layer.layer].bytes_per_row for layer in self.layout.layers)
+
+    def look_up(self, windows_BTN: npt.NDArray[np.int64]) -> dict[int, Tensor]:
+        """What the windows' rows hold: layer -> f32 [B, T, M] on the host's device, ready for `host(tokens, memory)`."""
+        return look_up(self.layout, self.rows, windows_BTN, self.host.device)
+
+
+def look_up(
+    layout: Layout, rows: Mapping[int, Rows], windows_BTN: npt.NDArray[np.int64], device: torch.device
+) -> dict[int, Tensor]:
+    """Hash windows, read their rows, and lay each position's rows end to end: layer -> f32 [B, T, M]."""
+    memory = {}
+    for layer in layout.layers:
+        values_BTHE = rows[layer.layer].take(layer.row_ids(windows_BTN))
+        memory[layer.layer] = torch.from_numpy(values_BTHE.reshape(*values_BTHE.shape[:-2], -1)).to(device)
+    return memory
+
+
+def open_table(path: str | Path, device: str = "auto") -> Table:
+    """Open a table artifact; rows stay on disk and are mapped.
+
+    Raises ArtifactError where it is damaged or its parts do not fit each other, DeviceError where the device is not there.
+    """
+    artifact = open_artifact(path, "table")
+    recipe = parse_recipe(artifact.manifest.recipe, f"the recipe in {artifact.path}")
+    layout = Layout.from_arrow(artifact.table(LAYOUT_FILE))
+    canonical_V = artifact.table("token_map.arrow")["canonical"].to_numpy()
+    host = make_host(recipe, len(canonical_V), layout)
+    load_weights(host, artifact)
+    rows = {layer.layer: _open_rows(artifact, layer.layer, layer.rows, recipe.rows.dim) for layer in layout.layers}
+    return Table(artifact, recipe, layout, host.to(pick_device(device)).eval(), rows, canonical_V)
+
+
+def _open_rows(artifact: Artifact, layer: int, count: int, dim: int) -> Rows:
+    path = artifact.file(rows_file(layer))
+    rows = Rows(path)
+    if (rows.count, rows.dim) != (count, dim):
+        raise ArtifactError(
+            f"{path} must hold {count} rows x {dim} by its layout, but holds {rows.count} x {rows.dim}: every row would be read "
+            "for the wrong gram; build the table again"
+        )
+    return rows
+
+
+def save_weights(host: Host, directory: Path) -> None:
+    """Write `host.safetensors` and `memory.safetensors` (f32) into `directory`."""
+    state = {name: tensor.detach().to("cpu", torch.float32).numpy() for name, tensor in host.state_dict().items()}
+    parts = {HOST_FILE: False, MEMORY_FILE: True}
+    for file, memories in parts.items():
+        write_tensors(
+            directory / file, {n: ("F32", a) for n, a in sorted(state.items()) if n.startswith("memories.") == memories}
+        )
+
+
+def load_weights(host: Host, artifact: Artifact) -> None:
+    """Load what `save_weights` wrote. Raises ArtifactError where names or shapes differ."""
+    state = {
+        name: torch.from_numpy(np.array(artifact.tensor(file, name)))
+        for file in (HOST_FILE, MEMORY_FILE)
+        for name in artifact.tensors(file)
+    }
+    try:
+        host.load_state_dict(state)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())
+        raise ArtifactError(f"the weights in {artifact.path} do not fit its recipe ({detail}); build the table again") from None
