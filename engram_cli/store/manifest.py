@@ -47,9 +47,9 @@ class Manifest:
     @property
     def digest(self) -> str:
         """xxh3_128 (hex) over kind, format, and every file's name and digest: equal digests, equal content."""
-        state = xxhash.xxh3_128(f"{self.kind}\n{self.format}\n")
+        state = xxhash.xxh3_128(f"{self.kind}\n{self.format}\n".encode())
         for name in sorted(self.files):
-            state.update(f"{name}\n{self.files[name].xxh3_128}\n")
+            state.update(f"{name}\n{self.files[name].xxh3_128}\n".encode())
         return state.hexdigest()
 
     @property

@@ -1,0 +1,275 @@
+"""All of rich: the one renderer of reports, and progress on stderr.
+
+A report looks the same with and without a terminal, but for colour and for the width: output that goes to a file or a pipe is never
+folded. Numbers are right-aligned and written by the unit of their column.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+    from rich.table import Table
+
+    from engram_cli.report.report import Report
+
+_MOST_ROWS = 60  # of a table on the screen
+_HEARTBEAT = 30.0  # seconds between lines about a stage where there is no terminal
+_DECIMALS = {"nats": 3, "bits": 3}
+
+
+def show(report: "Report", *, as_json: bool) -> None:
+    """Print `report` on stdout: for people, or as one JSON document {about, title, facts, tables, notes, units}."""
+    if as_json:
+        print(json.dumps(as_document(report), ensure_ascii=False, indent=2))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    terminal = sys.stdout.isatty()
+    console = Console(file=sys.stdout, highlight=False, width=None if terminal else 100_000, soft_wrap=not terminal)
+    with console.capture() as capture:
+        console.print(Text(report.title, style="bold"))
+        if report.facts:
+            console.print()
+            console.print(_facts(report))
+        for name, table in report.tables.items():
+            console.print()
+            _print_table(console, name, table)
+        for note in report.notes:
+            console.print()
+            console.print(Text(f"Note: {note}", style="yellow"))
+    sys.stdout.write("\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n")
+
+
+def as_document(report: "Report") -> dict[str, Any]:
+    """The report as JSON data: plain numbers; what has a unit is listed under "units"; what JSON cannot say (NaN) is null."""
+    from engram_cli.report.report import Measure, metadata_of
+
+    facts = {label: fact.value if isinstance(fact, Measure) else fact for label, fact in report.facts.items()}
+    units = {"facts": {label: fact.unit for label, fact in report.facts.items() if isinstance(fact, Measure)}}
+    for name, table in report.tables.items():
+        units[name] = {field.name: unit for field in table.schema if (unit := metadata_of(field, "unit"))}
+    return {
+        "about": report.about,
+        "title": report.title,
+        "facts": {label: _finite(value) for label, value in facts.items()},
+        "tables": {
+            name: [{key: _finite(value) for key, value in record.items()} for record in table.to_pylist()]
+            for name, table in report.tables.items()
+        },
+        "notes": list(report.notes),
+        "units": units,
+    }
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def written(value: Any, unit: str = "") -> str:
+    """A value for people: 1,234,567 rows; 1.6 GiB; 12.34 %; 4.193 nats (the unit itself is left to the label)."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if unit == "share":
+        return f"{100 * value:.2f} %"
+    if unit == "bytes":
+        return bytes_text(value)
+    if unit == "seconds":
+        return seconds_text(value)
+    if isinstance(value, int) or (value.is_integer() and abs(value) >= 1000):
+        return f"{int(value):,}"
+    if unit in _DECIMALS:
+        return f"{value:,.{_DECIMALS[unit]}f}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.3g}"
+
+
+def bytes_text(count: float) -> str:
+    """1536 -> "1.5 KiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:,.0f} B" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} TiB"
+
+
+def seconds_text(seconds: float) -> str:
+    """0.0123 -> "12.3 ms", 12.3 -> "12.3 s", 252 -> "4:12 min", 7500 -> "2:05 h"."""
+    if abs(seconds) < 1:
+        return f"{1000 * seconds:.1f} ms"
+    if abs(seconds) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02} h"
+
+
+def _facts(report: "Report") -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    from engram_cli.report.report import Measure
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, fact in report.facts.items():
+        text = written(fact.value, fact.unit) if isinstance(fact, Measure) else written(fact)
+        grid.add_row(Text(label, style="dim"), Text(text))
+    return grid
+
+
+def _print_table(console: Any, name: str, table: "pa.Table") -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from engram_cli.report.report import metadata_of
+
+    title = metadata_of(table.schema, "title") or name.replace("_", " ")
+    limit = int(metadata_of(table.schema, "limit") or _MOST_ROWS)
+    shown = table if table.num_rows <= limit else table.slice(0, limit)
+    console.print(Text(title, style="bold"))
+    if shown.num_rows:
+        grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        units = [metadata_of(field, "unit") for field in shown.schema]
+        for field, unit in zip(shown.schema, units, strict=True):
+            heading = f"{field.name.replace('_', ' ')}{f' [{unit}]' if unit in _DECIMALS or '/' in unit else ''}"
+            if _is_text(field):
+                grid.add_column(Text(heading), overflow="fold")
+            else:
+                grid.add_column(Text(heading), justify="right", no_wrap=True)
+        for record in shown.to_pylist():
+            cells = zip(record.values(), units, strict=True)
+            grid.add_row(*(Text(written(value, unit)) for value, unit in cells))
+        console.print(grid)
+    if shown.num_rows < table.num_rows:
+        console.print(Text(f"{table.num_rows - shown.num_rows:,} more rows: --json shows them", style="dim"))
+    elif not table.num_rows:
+        console.print(Text("none", style="dim"))
+
+
+def _is_text(field: "pa.Field") -> bool:
+    import pyarrow.types as types
+
+    return bool(types.is_string(field.type) or types.is_boolean(field.type) or types.is_dictionary(field.type))
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator["Progress"]:
+    """Progress on stderr: bars with rate and time left on a terminal; elsewhere a line per stage, and one every half minute."""
+    shown = Progress(quiet)
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+class Progress:
+    """A `ProgressLike` that writes to stderr; see `progress`."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bars: RichProgress | None = None
+        self._task: TaskID | None = None
+        self._label = ""
+        self._started = self._spoke = time.monotonic()
+        self._last: tuple[float, float | None, str, str] | None = None
+
+    def stage(self, number: int, of: int, text: str) -> None:
+        self._finish_stage()
+        self._label = f"[{number}/{of}] {text}"
+        self._started = self._spoke = time.monotonic()
+        if self._quiet:
+            return
+        if sys.stderr.isatty():
+            bars = self._bars or self._open()
+            self._task = bars.add_task(self._label, total=None, status="")
+        else:
+            print(self._label, file=sys.stderr, flush=True)
+
+    def advance(self, done: float, total: float | None, unit: str, note: str = "") -> None:
+        self._last = (done, total, unit, note)
+        if self._quiet:
+            return
+        now = time.monotonic()
+        if self._bars is not None and self._task is not None:
+            if now - self._spoke >= 0.1:
+                self._spoke = now
+                self._bars.update(self._task, completed=done, total=total, status=self._status(now))
+        elif now - self._spoke >= _HEARTBEAT:
+            self._spoke = now
+            share = f"{100 * done / total:.0f} %  " if total else ""
+            print(f"{self._label}: {share}{self._status(now)}", file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        line = f"engram: warning: {text}"
+        if self._bars is not None:
+            self._bars.console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        self._finish_stage()
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def _open(self) -> "RichProgress":
+        from rich.console import Console
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[status]}", markup=False),
+        )
+        self._bars = RichProgress(*columns, console=Console(file=sys.stderr, highlight=False), refresh_per_second=8)
+        self._bars.start()
+        return self._bars
+
+    def _status(self, now: float) -> str:
+        """Rate, time left, note."""
+        assert self._last is not None
+        done, total, unit, note = self._last
+        elapsed = now - self._started
+        parts = []
+        if done and unit != "seconds" and elapsed > 0:
+            parts.append(_rate_text(done / elapsed, unit))
+        if total and 0 < done < total:
+            left = total - done if unit == "seconds" else elapsed * (total - done) / done
+            parts.append(f"{seconds_text(max(1, left))} left")
+        return "  ".join([*parts, note] if note else parts)
+
+    def _finish_stage(self) -> None:
+        """Leave the stage's bar full, with what it took."""
+        if self._bars is not None and self._task is not None:
+            took = seconds_text(time.monotonic() - self._started)
+            note = self._last[3] if self._last else ""
+            done, total = (self._last[0], self._last[1] or self._last[0]) if self._last else (1, 1)
+            self._bars.update(self._task, completed=done, total=total, status=f"{took}  {note}".rstrip())
+            self._bars.stop_task(self._task)
+        self._task = self._last = None
+
+
+def _rate_text(rate: float, unit: str) -> str:
+    if unit == "bytes":
+        return f"{bytes_text(rate)}/s"
+    for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if rate >= scale:
+            return f"{rate / scale:.1f} {letter} {unit}/s"
+    return f"{rate:.1f} {unit}/s"

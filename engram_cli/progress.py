@@ -1,0 +1,39 @@
+"""How long-running library code tells what it is doing, without knowing who listens.
+
+    progress.stage(2, 4, "counting 3-grams")            a new stage begins: number, of how many, what
+    progress.advance(done, total, "tokens", "loss 4.2") how far it is; call it as often as you like
+    progress.warn("...")                                something the user must not miss
+
+The terminal's implementation is in commands/terminal.py; library functions take `progress: ProgressLike = SILENT`.
+"""
+
+from typing import Protocol
+
+
+class ProgressLike(Protocol):
+    """Whoever listens to a long-running function."""
+
+    def stage(self, number: int, of: int, text: str) -> None:
+        """Stage `number` (from 1) of `of` begins."""
+
+    def advance(self, done: float, total: float | None, unit: str, note: str = "") -> None:
+        """`done` of `total` (None where it is not known) of the current stage, in `unit` ("bytes", "tokens", "seconds" ...)."""
+
+    def warn(self, text: str) -> None:
+        """Something the user must not miss, in one line."""
+
+
+class Silent:
+    """Nobody listens."""
+
+    def stage(self, number: int, of: int, text: str) -> None:
+        """Nothing."""
+
+    def advance(self, done: float, total: float | None, unit: str, note: str = "") -> None:
+        """Nothing."""
+
+    def warn(self, text: str) -> None:
+        """Nothing."""
+
+
+SILENT: ProgressLike = Silent()
