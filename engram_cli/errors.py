@@ -7,6 +7,7 @@
     |-- ArtifactError      an artifact that is missing, damaged, of the wrong kind, or in the way
     |-- ResourceError      more memory or disk than there is
     |-- DeviceError        a device that is not there
+    |-- ChatError          a command or a setting that a conversation does not have
     `-- TrainingError      a run that cannot go on: a loss that is not finite, nothing to train on
 
 A message is one line: the rule, what was found (with its numbers), the way out. Our own mistakes are `assert`s.
@@ -39,6 +40,10 @@ class ResourceError(EngramError):
 
 class DeviceError(EngramError):
     """The device asked for is not there."""
+
+
+class ChatError(EngramError):
+    """A conversation has no such command or setting, or not with this value."""
 
 
 class TrainingError(EngramError):
