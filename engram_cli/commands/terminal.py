@@ -7,6 +7,7 @@ folded. Numbers are right-aligned and written by the unit of their column.
 import json
 import math
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -141,24 +142,32 @@ def _print_table(console: Any, name: str, table: "pa.Table") -> None:
     title = metadata_of(table.schema, "title") or name.replace("_", " ")
     limit = int(metadata_of(table.schema, "limit") or _MOST_ROWS)
     shown = table if table.num_rows <= limit else table.slice(0, limit)
+    columns: list[list[str]] = []
     console.print(Text(title, style="bold"))
     if shown.num_rows:
-        grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        units = [metadata_of(field, "unit") for field in shown.schema]
-        for field, unit in zip(shown.schema, units, strict=True):
-            heading = f"{field.name.replace('_', ' ')}{f' [{unit}]' if unit in _DECIMALS or '/' in unit else ''}"
+        grid = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
+        for field in shown.schema:
+            unit = metadata_of(field, "unit")
+            cells = [written(value, unit) for value in shown[field.name].to_pylist()]
+            heading = Text(_heading(field.name, unit, max(map(len, cells))))
             if _is_text(field):
-                grid.add_column(Text(heading), overflow="fold")
+                grid.add_column(heading, overflow="fold")
             else:
-                grid.add_column(Text(heading), justify="right", no_wrap=True)
-        for record in shown.to_pylist():
-            cells = zip(record.values(), units, strict=True)
-            grid.add_row(*(Text(written(value, unit)) for value, unit in cells))
+                grid.add_column(heading, justify="right", no_wrap=True)
+            columns.append(cells)
+        for row in zip(*columns, strict=True):
+            grid.add_row(*map(Text, row))
         console.print(grid)
     if shown.num_rows < table.num_rows:
         console.print(Text(f"{table.num_rows - shown.num_rows:,} more rows: --json shows them", style="dim"))
     elif not table.num_rows:
         console.print(Text("none", style="dim"))
+
+
+def _heading(name: str, unit: str, width: int) -> str:
+    """A column's name for people, in lines not much wider than its cells."""
+    words = name.replace("_", " ") + (f" [{unit}]" if unit in _DECIMALS else "")
+    return "\n".join(textwrap.wrap(words, max(width, *map(len, words.split()), 10)))
 
 
 def _is_text(field: "pa.Field") -> bool:

@@ -1,10 +1,101 @@
 """One picture per question, drawn from a report's tables. matplotlib is imported only when something is drawn."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from engram_cli.report.report import Report
 
+DPI = 150
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: told apart by all eyes
+EXPECTED = "#888888"
+MARKERS = ("o", "s", "^", "D", "v")
+
 
 def draw(report: Report, directory: Path) -> list[Path]:
-    """Draw the pictures of `report` as PNG files into `directory`; reports without numbers to see have none."""
-    return []
+    """Draw the picture of `report` as a PNG file into `directory`; a report without numbers to see has none."""
+    painter = _PAINTERS.get(report.about)
+    return [painter(report, directory)] if painter else []
+
+
+def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
+    """(figure, axes) in the house style, `width` x `height` inches, drawn without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.title.set_fontsize(11)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(True, color="#e5e5e5", linewidth=0.8)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def save_figure(figure: Any, path: Path) -> Path:
+    """Write `figure` as a PNG whose bytes depend only on what is drawn."""
+    figure.savefig(path, metadata={"Software": None})
+    return path
+
+
+def _draw_collisions(report: Report, directory: Path) -> Path:
+    figure, axes = new_figure(1, 2, 10.5, 4.3)
+    heads = report.tables["heads"].to_pylist()
+    _draw_sharing(axes[0, 0], heads)
+    _draw_purity(axes[0, 1], heads)
+    figure.suptitle(report.title.replace("`", ""), fontsize=12, fontweight="bold")
+    return save_figure(figure, directory / "collisions.png")
+
+
+def _draw_sharing(axis: Any, heads: list[dict[str, Any]]) -> None:
+    """Shares against load. With many rows random hashing occupies and shares alike, 1 - exp(-load): one curve for all points."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    loads = [max(record["load"], 1e-6) for record in heads]
+    low, high = min(loads) / 10, max(loads) * 5
+    line = np.geomspace(low, high, 200)
+    axis.plot(line, 100 * -np.expm1(-line), color=EXPECTED, linewidth=1.5, label="random hashing, all three")
+    measures = {
+        "occurrences_sharing": "occurrences that share their bucket",
+        "grams_sharing": "grams that share their bucket",
+        "occupied": "buckets occupied",
+    }
+    for (key, label), colour, marker in zip(measures.items(), COLOURS, MARKERS, strict=False):
+        shares = [100 * record[key] for record in heads]
+        axis.plot(loads, shares, marker, color=colour, markersize=6, fillstyle="none", markeredgewidth=1.3, label=label)
+    for order in sorted({record["order"] for record in heads}):
+        at = max((load, 100 * r["sharing_expected"]) for load, r in zip(loads, heads, strict=True) if r["order"] == order)
+        axis.annotate(f"{order}-grams", at, xytext=(10, -4), textcoords="offset points", fontsize=9, va="top")
+    axis.set(xscale="log", xlim=(low, high), ylim=(0, 105), xlabel="load: distinct grams per row", ylabel="share, %")
+    axis.set_title("What shares a bucket")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.xaxis.set_major_formatter(lambda value, position: f"{value:g}")
+    axis.legend(frameon=False, fontsize=8.5, loc="upper left")
+
+
+def _draw_purity(axis: Any, heads: list[dict[str, Any]]) -> None:
+    """Every head a point, grouped by layer and order; the tick beside them is what random hashing gives."""
+    groups: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for record in heads:
+        groups.setdefault((record["layer"], record["order"]), []).append(record)
+    for place, records in enumerate(groups.values()):
+        spread = np.linspace(-0.25, 0.25, len(records)) if len(records) > 1 else np.zeros(1)
+        purity = [100 * record["purity"] for record in records]
+        expected = [100 * record["purity_expected"] for record in records]
+        first = place == 0
+        axis.hlines(expected, place - 0.35, place + 0.35, color=EXPECTED, linewidth=1.5, label="random hashing" if first else None)
+        axis.plot(place + spread, purity, "o", color=COLOURS[0], markersize=5, label="a head" if first else None)
+    labels = [f"layer {layer}\n{order}-grams" for layer, order in groups]
+    axis.set_xticks(range(len(groups)), labels)
+    axis.set(xlim=(-0.6, len(groups) - 0.4), ylim=(0, 105), ylabel="share, %")
+    axis.set_title("Purity: how much of a row's reads its top gram has")
+    axis.grid(False, axis="x")
+    axis.legend(frameon=False, fontsize=8.5, loc="lower left")
+
+
+_PAINTERS: Mapping[str, Callable[[Report, Path], Path]] = {"collisions": _draw_collisions}

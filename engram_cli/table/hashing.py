@@ -104,12 +104,18 @@ def windows(ids_T: npt.NDArray[Any], position_T: npt.NDArray[Any], max_order: in
     return windows_TN
 
 
-def row_ids(windows_TN: Array, multipliers_NH: Array, primes_H: Array, offsets_H: Array) -> Array:
-    """Rows that each window names: int64, the shape of `windows_TN` [..., N] with H in place of N.
+def mixes(windows_TN: Array, multipliers_NH: Array) -> Array:
+    """The mix of each window for each head, before it is reduced by a prime: int64, [..., H] for `windows_TN` [..., N].
 
     `multipliers_NH` holds 0 where a head's order does not reach that far back: x xor 0 = x, so one pass serves all orders.
     """
-    mixed = windows_TN[..., 0, None] * multipliers_NH[0]
+    mixed: Array = windows_TN[..., 0, None] * multipliers_NH[0]
     for back in range(1, multipliers_NH.shape[0]):
         mixed = mixed ^ (windows_TN[..., back, None] * multipliers_NH[back])
-    return mixed % primes_H + offsets_H
+    return mixed
+
+
+def row_ids(windows_TN: Array, multipliers_NH: Array, primes_H: Array, offsets_H: Array) -> Array:
+    """Rows that each window names: int64, [..., H] for `windows_TN` [..., N]; `multipliers_NH` as in `mixes`."""
+    rows: Array = mixes(windows_TN, multipliers_NH) % primes_H + offsets_H
+    return rows
