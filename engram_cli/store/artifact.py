@@ -6,7 +6,7 @@ manifest and maps files on demand; nothing is copied into memory.
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -151,9 +151,7 @@ def _finish(draft: Draft, kind: str) -> None:
     for path in sorted(p for p in draft.path.rglob("*") if p.is_file() and p.name != manifests.FILE_NAME):
         files[path.relative_to(draft.path).as_posix()] = FileRecord(path.stat().st_size, manifests.file_digest(path))
         _flush(path)
-    manifest = Manifest(
-        kind=kind, tool=__version__, recipe=draft.recipe, inputs=draft.inputs, facts=draft.facts, files=files
-    )
+    manifest = Manifest(kind=kind, tool=__version__, recipe=draft.recipe, inputs=draft.inputs, facts=draft.facts, files=files)
     (draft.path / manifests.FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     _flush(draft.path / manifests.FILE_NAME)
     _flush(draft.path)
@@ -178,15 +176,15 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def verify_files(artifact: Artifact) -> Iterator[tuple[str, FileRecord, FileRecord | None]]:
-    """Yield (name, what the manifest says, what is on disk or None) for every file of the artifact, then for every file that
-    lies in its directory without being in the manifest (with `FileRecord(0, "")` as what the manifest says)."""
-    records: Mapping[str, FileRecord] = artifact.manifest.files
-    for name, record in records.items():
+def verify_files(
+    artifact: Artifact, read: Callable[[int], object] | None = None
+) -> Iterator[tuple[str, FileRecord | None, FileRecord | None]]:
+    """Yield (name, what the manifest says, what is on disk) for every file of the artifact: the second is None for a file that the
+    manifest does not name, the third for one that is missing. `read` is told the bytes of each block read.
+    """
+    records = artifact.manifest.files
+    on_disk = {p.relative_to(artifact.path).as_posix() for p in artifact.path.rglob("*") if p.is_file()}
+    for name in [*records, *sorted(on_disk - set(records) - {manifests.FILE_NAME})]:
         path = artifact.path / name
-        found = FileRecord(path.stat().st_size, manifests.file_digest(path)) if path.is_file() else None
-        yield name, record, found
-    for path in sorted(p for p in artifact.path.rglob("*") if p.is_file()):
-        name = path.relative_to(artifact.path).as_posix()
-        if name not in records and name != manifests.FILE_NAME:
-            yield name, FileRecord(0, ""), FileRecord(path.stat().st_size, manifests.file_digest(path))
+        found = FileRecord(path.stat().st_size, manifests.file_digest(path, read)) if name in on_disk else None
+        yield name, records.get(name), found

@@ -5,7 +5,7 @@ path of the machine: the same inputs give the same bytes.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,14 @@ class Manifest:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
 
-def file_digest(path: Path) -> str:
-    """xxh3_128 (hex) of a file's content, read in blocks of 4 MiB."""
+def file_digest(path: Path, read: Callable[[int], object] | None = None) -> str:
+    """xxh3_128 (hex) of a file's content, read in blocks of 4 MiB; `read` is told the bytes of each block."""
     state = xxhash.xxh3_128()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             state.update(block)
+            if read:
+                read(len(block))
     return state.hexdigest()
 
 

@@ -1,0 +1,160 @@
+"""What an artifact is and where it came from, answered from its manifest and the heads of its files; no rows are read.
+
+Every artifact has a kind, a digest, inputs, facts, a recipe and files; a table adds its layout, weights and training; a report is
+read back as it was saved.
+"""
+
+import math
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from engram_cli.errors import ArtifactError
+from engram_cli.report.report import Measure, Report, Scalar, column, read_report, table
+from engram_cli.store.artifact import Artifact
+from engram_cli.table.layout import Layout
+from engram_cli.table.rows import rows_file
+
+_UNITS = {"bytes": "bytes", "held_out_bytes": "bytes", "held_out_loss": "nats"}
+_EVALUATIONS = 12  # of a training run that are shown
+
+FILES = [
+    column("file", pa.string(), "text"),
+    column("bytes", pa.int64(), "bytes"),
+    column("xxh3_128", pa.string(), "text"),
+]
+SETTINGS = [column("setting", pa.string(), "text"), column("value", pa.string(), "text")]
+LAYERS = [
+    column("layer", pa.int32()),
+    column("heads", pa.int32()),
+    column("rows", pa.int64(), "rows"),
+    column("dim", pa.int32()),
+    column("dtype", pa.string(), "text"),
+    column("parameters", pa.int64(), "parameters"),
+    column("bytes", pa.int64(), "bytes"),
+    column("bytes_read_per_token", pa.int64(), "bytes"),
+]
+ORDERS = [
+    column("layer", pa.int32()),
+    column("order", pa.int32()),
+    column("heads", pa.int32()),
+    column("rows", pa.int64(), "rows"),
+    column("first_prime", pa.int64()),
+    column("last_prime", pa.int64()),
+]
+WEIGHTS = [
+    column("file", pa.string(), "text"),
+    column("tensors", pa.int64()),
+    column("parameters", pa.int64(), "parameters"),
+    column("bytes", pa.int64(), "bytes"),
+]
+TRAINING = [
+    column("step", pa.int64()),
+    column("tokens", pa.int64(), "tokens"),
+    column("seconds", pa.float64(), "seconds"),
+    column("loss", pa.float64(), "nats"),
+    column("held_out_loss", pa.float64(), "nats"),
+]
+
+
+def inspect(artifact: Artifact) -> Report:
+    """What `artifact` is. Raises ArtifactError where a file that is looked into is missing or damaged."""
+    kind = artifact.manifest.kind
+    if kind == "report":
+        return read_report(artifact.path)
+    facts = dict(_facts(artifact))
+    own = _table_parts(artifact) if kind == "table" else {}
+    settings = table(SETTINGS, _settings(artifact), title="Recipe")
+    files = table(
+        FILES, [{"file": n, "bytes": r.bytes, "xxh3_128": r.xxh3_128} for n, r in artifact.manifest.files.items()], title="Files"
+    )
+    tables = {**own, **({"settings": settings} if settings.num_rows else {}), "files": files}
+    return Report("inspect", f"{artifact.path}: {kind} artifact", facts, tables)
+
+
+def _facts(artifact: Artifact) -> Iterator[tuple[str, Scalar | Measure]]:
+    manifest = artifact.manifest
+    yield "digest", artifact.digest
+    yield "made by", f"engram {manifest.tool}, format {manifest.format}"
+    for name, digest in manifest.inputs.items():
+        yield f"made from {name}", digest
+    yield "size", Measure(manifest.bytes, "bytes")
+    for key, value in _flat(manifest.facts):
+        label = key.replace("_", " ").replace(".", ": ")
+        yield label, Measure(value, _UNITS[key]) if key in _UNITS else value
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Scalar]]:
+    """Nested values as (dotted key, scalar or text)."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            yield f"{prefix}{key}", ", ".join(map(str, value))
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _settings(artifact: Artifact) -> list[dict[str, str]]:
+    """What the recipe says, key by key."""
+    try:
+        document = tomllib.loads(artifact.manifest.recipe)
+    except tomllib.TOMLDecodeError as error:
+        raise ArtifactError(
+            f"the recipe in {artifact.path} is not TOML ({error}): the manifest is damaged; make it again"
+        ) from None
+    return [{"setting": key, "value": str(value)} for key, value in _flat(document)]
+
+
+def _table_parts(artifact: Artifact) -> dict[str, pa.Table]:
+    """The tables that only a table artifact has: layers, orders, weights, training."""
+    layout = Layout.from_arrow(artifact.table("layout.arrow"))
+    layers, orders = [], []
+    for layer in layout.layers:
+        name = rows_file(layer.layer)
+        spec = artifact.tensors(name).get("rows")
+        if spec is None or len(spec.shape) != 2 or spec.shape[0] != layer.rows:
+            found = "no such matrix" if spec is None else "x".join(map(str, spec.shape))
+            raise ArtifactError(
+                f"{artifact.path / name} must hold {layer.rows} rows by the layout, but holds {found}; build it again"
+            )
+        layers.append(
+            {
+                "layer": layer.layer,
+                "heads": layer.heads,
+                "rows": layer.rows,
+                "dim": spec.shape[1],
+                "dtype": spec.dtype.lower(),
+                "parameters": math.prod(spec.shape),
+                "bytes": spec.bytes,
+                "bytes_read_per_token": layer.heads * spec.bytes // layer.rows,
+            }
+        )
+        for order in layer.orders:
+            primes = layer.primes_H[layer.heads_of(order)]
+            place = {"layer": layer.layer, "order": order, "heads": len(primes), "rows": sum(primes)}
+            orders.append(place | {"first_prime": primes[0], "last_prime": primes[-1]})
+    return {
+        "layers": table(LAYERS, layers, title="Layers"),
+        "orders": table(ORDERS, orders, title="Orders"),
+        "weights": table(
+            WEIGHTS, [_weights(artifact, name) for name in ("host.safetensors", "memory.safetensors")], title="Weights"
+        ),
+        "training": table(TRAINING, _training(artifact), title="Training"),
+    }
+
+
+def _weights(artifact: Artifact, name: str) -> dict[str, Any]:
+    specs = artifact.tensors(name).values()
+    parameters, size = sum(math.prod(spec.shape) for spec in specs), sum(spec.bytes for spec in specs)
+    return {"file": name, "tensors": len(specs), "parameters": parameters, "bytes": size}
+
+
+def _training(artifact: Artifact) -> list[dict[str, Any]]:
+    """First and last step and the evaluations between them, thinned evenly where there are many."""
+    log = artifact.table("training.arrow").select([field.name for field in TRAINING]).to_pylist()
+    inner = [record for record in log[1:-1] if record["held_out_loss"] is not None]
+    step = max(1, math.ceil(len(inner) / _EVALUATIONS))
+    return log if len(log) <= 2 else [log[0], *inner[step - 1 :: step], log[-1]]
