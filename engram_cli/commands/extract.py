@@ -1,0 +1,78 @@
+"""`engram extract`: read a corpus, encode it, count its grams."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engram_cli.commands.options import Force, Json, Out, Quiet, Threads
+
+
+def command(
+    corpus: Annotated[list[str], typer.Argument(metavar="CORPUS...", help="Files, folders, globs, or - for stdin.")],
+    out: Out,
+    tokenizer: Annotated[Path | None, typer.Option("--tokenizer", metavar="FILE", help="A Hugging Face tokenizer.json.")] = None,
+    train_tokenizer: Annotated[
+        int | None, typer.Option("--train-tokenizer", metavar="VOCAB", help="Train a byte-level BPE of VOCAB ids on the corpus.")
+    ] = None,
+    pad_token: Annotated[
+        str | None, typer.Option("--pad-token", metavar="TOKEN", help="Stands before a document's first token [default: by name].")
+    ] = None,
+    no_canonical: Annotated[bool, typer.Option("--no-canonical", help="Hash raw token ids instead of folded ones.")] = False,
+    orders: Annotated[int, typer.Option("--orders", metavar="N", help="Count grams of orders 1 to N.")] = 3,
+    held_out: Annotated[
+        float, typer.Option("--held-out", metavar="SHARE", help="Documents kept out of counts and training.")
+    ] = 0.02,
+    text_field: Annotated[
+        str | None,
+        typer.Option(
+            "--text-field", metavar="NAME", help="JSONL key or Parquet column of the text [default: text]; makes - JSONL."
+        ),
+    ] = None,
+    encoding_errors: Annotated[
+        str, typer.Option("--encoding-errors", metavar="strict|replace|ignore", help="What to do with bytes that are not UTF-8.")
+    ] = "strict",
+    document_separator: Annotated[
+        str | None,
+        typer.Option("--document-separator", metavar="TEXT", help=r"Splits text files into documents; \n and \t are understood."),
+    ] = None,
+    threads: Threads = 0,
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Count the n-grams of a corpus: text, Markdown, JSONL and Parquet files, each also as .gz or .zst.
+
+    A text file is one document; a JSONL line or a Parquet row is one each. In folders, hidden files and other extensions are passed
+    over; a file that is named is read as text whatever it is called. Stdin is text, or JSONL where --text-field is given.
+
+    \b
+    Example:
+      engram extract corpus/ --train-tokenizer 8192 -o demo/ngrams
+      engram extract 'books/*.txt.gz' --tokenizer tokenizer.json -o ngrams
+      zcat posts.jsonl.gz | engram extract - --text-field body --train-tokenizer 8192 -o ngrams
+    """
+    from engram_cli.commands.terminal import progress, show
+    from engram_cli.corpus.artifact import open_ngrams
+    from engram_cli.corpus.extract import extract
+    from engram_cli.report.ngrams_summary import summarise
+
+    separator = document_separator and document_separator.replace("\\n", "\n").replace("\\t", "\t")
+    with progress(quiet) as shown:
+        extract(
+            corpus,
+            out,
+            tokenizer=tokenizer,
+            train_vocab=train_tokenizer,
+            pad_token=pad_token,
+            canonical=not no_canonical,
+            orders=orders,
+            held_out=held_out,
+            text_field=text_field,
+            encoding_errors=encoding_errors,
+            document_separator=separator,
+            threads=threads or None,
+            force=force,
+            progress=shown,
+        )
+    show(summarise(open_ngrams(out)), as_json=as_json)
