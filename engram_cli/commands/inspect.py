@@ -12,7 +12,9 @@ def command(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="An n-gram artifact, a table, or a saved report.")],
     as_json: Json = False,
 ) -> None:
-    """Show what an artifact is and where it came from; a saved report is shown as its command showed it.
+    """Show what an artifact is and where it came from.
+
+    A table adds its layout, weights and training; a saved report is shown as the command that wrote it showed it.
 
     \b
     Example:

@@ -9,7 +9,7 @@ from engram_cli.commands.options import Json, Quiet
 
 
 def command(
-    artifacts: Annotated[list[Path], typer.Argument(metavar="ARTIFACT...", help="Artifacts of any kind.")],
+    artifacts: Annotated[list[Path], typer.Argument(metavar="ARTIFACT", help="Artifacts of any kind.")],
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

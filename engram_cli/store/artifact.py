@@ -51,7 +51,9 @@ class Artifact:
         """Arrow file `name`, memory-mapped. Raises ArtifactError where it is missing, cut short, or not Arrow."""
         path = self.file(name)
         try:
-            return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+            table.validate(full=True)  # offsets of texts and the like: numbers are not read
+            return table
         except (OSError, pa.ArrowException) as error:
             raise ArtifactError(f"{path} cannot be read as Arrow ({error}); make the artifact again") from None
 

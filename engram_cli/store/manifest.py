@@ -89,7 +89,7 @@ def read_manifest(directory: Path) -> Manifest:
             f"an artifact holds {FILE_NAME}, but {directory} has none: the command that was writing it did not finish, or it is "
             "no artifact; run that command again"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read as a manifest ({error}); make the artifact again") from None
     return _parse(document, path)
 
@@ -106,7 +106,12 @@ def _parse(document: Any, path: Path) -> Manifest:
         manifest = Manifest(**document, files=files)
     except (TypeError, KeyError, AttributeError) as error:
         raise ArtifactError(f"{path} lacks or misspells a key ({error}); make the artifact again") from None
-    for name in files:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+    for key, kind in (("kind", str), ("tool", str), ("recipe", str), ("inputs", dict), ("facts", dict)):
+        if not isinstance(getattr(manifest, key), kind):
+            raise ArtifactError(f"`{key}` in {path} has the wrong type, {getattr(manifest, key)!r}; make the artifact again")
+    for name, record in files.items():
+        if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
             raise ArtifactError(f"an artifact's files lie inside it, but {path} names {name!r}; do not use this artifact")
+        if type(record.bytes) is not int or record.bytes < 0 or not isinstance(record.xxh3_128, str):
+            raise ArtifactError(f"{path} gives {name} impossible bytes or digest, {record}; make the artifact again")
     return manifest

@@ -75,7 +75,7 @@ def read_tensor_specs(path: Path) -> dict[str, TensorSpec]:
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
         specs = {name: _spec(entry, 8 + length) for name, entry in header.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{path} is not a safetensors file that engram reads ({error}); make the artifact again") from None
     end = max((spec.offset + spec.bytes for spec in specs.values()), default=0)
     if end > size:
@@ -86,8 +86,8 @@ def read_tensor_specs(path: Path) -> dict[str, TensorSpec]:
 def _spec(entry: dict[str, Any], start: int) -> TensorSpec:
     first, last = entry["data_offsets"]
     spec = TensorSpec(entry["dtype"], tuple(entry["shape"]), start + first)
-    if last - first != spec.bytes:
-        raise ValueError(f"{last - first} bytes for {entry['dtype']} {entry['shape']}")
+    if first < 0 or any(type(size) is not int or size < 0 for size in spec.shape) or last - first != spec.bytes:
+        raise ValueError(f"bytes {first} to {last} for {entry['dtype']} {entry['shape']}")
     return spec
 
 
