@@ -11,7 +11,7 @@ Shapes: B batch (1), T tokens, N highest order, K candidates, V vocabulary.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -201,7 +201,7 @@ class Decoder:
         self.usage += Usage(rows=rows, bytes=read)
 
 
-def generate(decoder: Decoder, sampling: Sampling, random: torch.Generator | None = None) -> Iterator[int]:
+def generate(decoder: Decoder, sampling: Sampling, random: torch.Generator | None = None) -> Generator[int, None, None]:
     """Continue the document token by token, each added to it before it is yielded, until `max_tokens` or the end token (which is
     not added, and never comes first). `random`: on the CPU; None: a new one from the seed.
 

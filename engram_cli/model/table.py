@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
+from engram_cli.corpus.tokenizer import load_tokenizer
 from engram_cli.errors import ArtifactError, DeviceError
 from engram_cli.model.host import Host
 from engram_cli.model.memory import Memory
@@ -61,11 +62,9 @@ class Table:
     canonical_V: npt.NDArray[np.uint32]
 
     @cached_property
-    def tokenizer(self) -> Any:
-        """The `tokenizers.Tokenizer` the table was built with."""
-        from tokenizers import Tokenizer
-
-        return Tokenizer.from_file(str(self.artifact.file("tokenizer.json")))
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer the table was built with."""
+        return load_tokenizer(self.artifact.file("tokenizer.json"))
 
     @property
     def pad(self) -> int:

@@ -7,35 +7,38 @@ from engram_cli.model.session import Session
 from engram_cli.report.report import Measure, Report, Scalar, column, table
 
 _BEFORE = "⊢"  # stands for the pad: before the document's first token
+_VISIBLE = str.maketrans({"\n": "⏎", "\r": "␍", "\t": "⇥"})
 
 
 def trace(session: Session) -> Report:
-    """The look-ups of the last turn, one record per token: the gram that ends there for each order, the gate of each layer while
-    the host read that token, and the token that followed. Line breaks are shown as ⏎."""
+    """The look-ups of the last turn, one record for each token that the host read: the gram that ends there for each order, as it
+    was written (the token map may fold other spellings into it), the gate of each layer, and the token that followed."""
     decoder, layers = session.decoder, session.table.layout.layers
     orders = sorted({order for layer in layers for order in layer.orders})
     first, answer, stop = session.turn
-    records: list[dict[str, str | float | None]] = []
-    for at in range(first, stop):
-        record: dict[str, str | float | None] = {"part": "text" if at < answer else "answer", "token": _text(session, at, at + 1)}
-        record |= {f"{order}-gram": _text(session, at + 1 - order, at + 1) for order in orders}
-        record |= {f"gate_{layer}": gates[at] if at < len(gates) else None for layer, gates in decoder.gates.items()}
-        record["next"] = _text(session, at + 1, at + 2) if at + 1 < stop else None
-        records.append(record)
     fields = [column(name, pa.string(), "text") for name in ("part", "token", *(f"{order}-gram" for order in orders))]
     fields += [column(f"gate_{layer}", pa.float64(), "share") for layer in decoder.gates]
     fields.append(column("next", pa.string(), "text"))
+    records: list[dict[str, str | float | None]] = []
+    for at in range(first, min(stop, *map(len, decoder.gates.values()))):
+        record: dict[str, str | float | None] = {"part": "text" if at < answer else "answer", "token": _text(session, at, at + 1)}
+        record |= {f"{order}-gram": _text(session, at + 1 - order, at + 1) for order in orders}
+        record |= {f"gate_{layer}": gates[at] for layer, gates in decoder.gates.items()}
+        records.append(record | {"next": _text(session, at + 1, at + 2) if at + 1 < stop else None})
     usage = session.last_usage
-    facts: dict[str, Scalar | Measure] = {"rows read": Measure(usage.rows, "rows"), "bytes of rows read": Measure(usage.bytes, "bytes")}
-    for layer in decoder.gates:
-        opened = [gate for gate in decoder.gates[layer][first:stop] if gate is not None]
+    facts: dict[str, Scalar | Measure] = {
+        "rows read": Measure(usage.rows, "rows"),
+        "bytes of rows read": Measure(usage.bytes, "bytes"),
+    }
+    for layer, gates in decoder.gates.items():
+        opened = [gate for gate in gates[first:stop] if gate is not None]
         facts[f"mean gate of layer {layer}"] = Measure(sum(opened) / len(opened) if opened else None, "share")
     return Report(
         about="trace",
         title="What the last turn looked up" if records else "No turn yet, so nothing was looked up",
         facts=facts,
         tables={"lookups": table(fields, records, title="token by token; a gate is 0 % shut and 100 % open")},
-        notes=_notes(session, records),
+        notes=_notes(records, decoder.memory),
     )
 
 
@@ -75,13 +78,13 @@ def _usage_record(of: str, usage: Usage) -> dict[str, str | float | None]:
 
 
 def _text(session: Session, start: int, stop: int) -> str:
-    """The document's ids from `start` to `stop` as text, ⊢ for each before its beginning."""
+    """The document's ids from `start` to `stop` as text: ⊢ for each before its beginning, ⏎ for a line break."""
     ids = session.decoder.ids[max(0, start) : stop]
     text: str = session.table.tokenizer.decode(ids, skip_special_tokens=False)
-    return _BEFORE * max(0, -start) + text.replace("\n", "⏎")
+    return _BEFORE * max(0, -start) + text.translate(_VISIBLE)
 
 
-def _notes(session: Session, records: list[dict[str, str | float | None]]) -> list[str]:
-    if records and not session.decoder.memory:
+def _notes(records: list[dict[str, str | float | None]], memory: bool) -> list[str]:
+    if records and not memory:
         return ["Memory is off: nothing is looked up and the gates stay shut; /memory on switches it on."]
     return []

@@ -1,0 +1,42 @@
+"""Fixtures of all tests: small artifacts made once, and an environment that does not leak in or out."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engram_cli.corpus.artifact import NGrams, open_ngrams
+from tests.corpora import write_ngrams
+from tests.tables import write_table
+
+_SPOKEN_TO = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "RAYON_NUM_THREADS")
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing that changes what is printed comes from the shell, and nothing a test sets stays."""
+    for name in _SPOKEN_TO:
+        monkeypatch.delenv(name, raising=False)
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def ngrams_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small n-gram artifact with held-out documents; do not write into it."""
+    return write_ngrams(tmp_path_factory.mktemp("ngrams") / "small")
+
+
+@pytest.fixture(scope="session")
+def ngrams(ngrams_path: Path) -> NGrams:
+    """The small n-gram artifact, opened."""
+    return open_ngrams(ngrams_path)
+
+
+@pytest.fixture(scope="session")
+def table_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny table artifact; do not write into it."""
+    return write_table(tmp_path_factory.mktemp("tables") / "tiny")
