@@ -1,10 +1,9 @@
 """Fixtures of all tests: small artifacts made once, and an environment that does not leak in or out."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from engram_cli.corpus.artifact import NGrams, open_ngrams
 from tests.corpora import write_ngrams
@@ -12,16 +11,16 @@ from tests.tables import write_table
 
 _SPOKEN_TO = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "RAYON_NUM_THREADS")
 
+settings.register_profile("house", deadline=None)  # machines are shared: a slow example is not a failure
+settings.load_profile("house")
+
 
 @pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing that changes what is printed comes from the shell, and nothing a test sets stays."""
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that changes what is printed comes from the shell, and what a test sets does not stay."""
     for name in _SPOKEN_TO:
-        monkeypatch.delenv(name, raising=False)
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+        monkeypatch.setenv(name, "")  # so that it is put back even where it is not set now
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")
