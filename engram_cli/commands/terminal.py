@@ -4,6 +4,7 @@ A report looks the same with and without a terminal, but for colour and for the 
 folded. Numbers are right-aligned and written by the unit of their column.
 """
 
+import itertools
 import json
 import math
 import sys
@@ -11,10 +12,11 @@ import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from rich.console import Console
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
     from rich.table import Table
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from engram_cli.report.report import Report
 
 _MOST_ROWS = 60  # of a table on the screen
+_HEADING, _TEXT = 10, 40  # columns are not made narrower for their heading, nor wider for a text, than so many letters
+_GAP = 3  # between columns
 _HEARTBEAT = 30.0  # seconds between lines about a stage where there is no terminal
 _DECIMALS = {"nats": 3, "bits": 3}
 
@@ -132,48 +136,72 @@ def _facts(report: "Report") -> "Table":
     return grid
 
 
-def _print_table(console: Any, name: str, table: "pa.Table") -> None:
-    from rich import box
-    from rich.table import Table
+def _print_table(console: "Console", name: str, table: "pa.Table") -> None:
     from rich.text import Text
 
     from engram_cli.report.report import metadata_of
 
-    title = metadata_of(table.schema, "title") or name.replace("_", " ")
-    limit = int(metadata_of(table.schema, "limit") or _MOST_ROWS)
-    shown = table if table.num_rows <= limit else table.slice(0, limit)
-    columns: list[list[str]] = []
-    console.print(Text(title, style="bold"))
+    console.print(Text(metadata_of(table.schema, "title") or name.replace("_", " "), style="bold"))
+    shown = table.slice(0, int(metadata_of(table.schema, "limit") or _MOST_ROWS))
     if shown.num_rows:
-        grid = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
-        for field in shown.schema:
-            unit = metadata_of(field, "unit")
-            cells = [written(value, unit) for value in shown[field.name].to_pylist()]
-            heading = Text(_heading(field.name, unit, max(map(len, cells))))
-            if _is_text(field):
-                grid.add_column(heading, overflow="fold")
-            else:
-                grid.add_column(heading, justify="right", no_wrap=True)
-            columns.append(cells)
-        for row in zip(*columns, strict=True):
-            grid.add_row(*map(Text, row))
-        console.print(grid)
+        columns = [_Column(field, shown[field.name].to_pylist()) for field in shown.schema]
+        for number, block in enumerate(_blocks(columns, console.width)):
+            if number:
+                console.print()
+            console.print(_grid(block))
     if shown.num_rows < table.num_rows:
         console.print(Text(f"{table.num_rows - shown.num_rows:,} more rows: --json shows them", style="dim"))
     elif not table.num_rows:
         console.print(Text("none", style="dim"))
 
 
-def _heading(name: str, unit: str, width: int) -> str:
-    """A column's name for people, in lines not much wider than its cells."""
-    words = name.replace("_", " ") + (f" [{unit}]" if unit in _DECIMALS else "")
-    return "\n".join(textwrap.wrap(words, max(width, *map(len, words.split()), 10)))
+class _Column:
+    """One column of a table as text. key: it says what the row is about; width: what it needs on the screen."""
+
+    def __init__(self, field: "pa.Field", values: list[Any]) -> None:
+        import pyarrow.types as types
+        from rich.cells import cell_len
+
+        from engram_cli.report.report import metadata_of
+
+        unit = metadata_of(field, "unit")
+        self.cells = [written(value, unit) for value in values]
+        self.text = types.is_string(field.type) or types.is_boolean(field.type) or types.is_dictionary(field.type)
+        self.key = self.text or (types.is_integer(field.type) and not unit)
+        widest = max(map(cell_len, self.cells))
+        words = field.name.replace("_", " ") + (f" [{unit}]" if unit in _DECIMALS else "")
+        lines = textwrap.wrap(words, max(widest, *map(len, words.split()), _HEADING))
+        self.heading = "\n".join(lines)
+        self.width = max(min(widest, _TEXT) if self.text else widest, *map(len, lines))
 
 
-def _is_text(field: "pa.Field") -> bool:
-    import pyarrow.types as types
+def _blocks(columns: list[_Column], width: int) -> Iterator[list[_Column]]:
+    """The columns, or where the screen is too narrow for them, blocks of columns that each begin with the leading keys."""
+    keys = list(itertools.takewhile(lambda column: column.key, columns))
+    if len(keys) == len(columns):
+        keys = columns[:1]
+    block, room = list(keys), width - sum(key.width + _GAP for key in keys)
+    for column in columns[len(keys) :]:
+        if len(block) > len(keys) and column.width > room:
+            yield block
+            block, room = list(keys), width - sum(key.width + _GAP for key in keys)
+        block.append(column)
+        room -= column.width + _GAP
+    yield block
 
-    return bool(types.is_string(field.type) or types.is_boolean(field.type) or types.is_dictionary(field.type))
+
+def _grid(columns: list[_Column]) -> "Table":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=box.SIMPLE_HEAD, padding=(0, _GAP - 1, 0, 0), pad_edge=False, show_edge=False)
+    for column in columns:
+        justify: Literal["left", "right"] = "left" if column.text else "right"
+        grid.add_column(Text(column.heading), justify=justify, no_wrap=not column.text, overflow="fold")
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        grid.add_row(*map(Text, cells))
+    return grid
 
 
 @contextmanager

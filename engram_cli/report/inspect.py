@@ -17,7 +17,7 @@ from engram_cli.store.artifact import Artifact
 from engram_cli.table.layout import Layout
 from engram_cli.table.rows import rows_file
 
-_UNITS = {"bytes": "bytes", "held_out_bytes": "bytes", "held_out_loss": "nats"}
+_UNITS = {"bytes": "bytes", "held_out_bytes": "bytes", "held_out_loss": "nats", "held_out": "share"}
 _EVALUATIONS = 12  # of a training run that are shown
 
 FILES = [
@@ -136,14 +136,15 @@ def _table_parts(artifact: Artifact) -> dict[str, pa.Table]:
             primes = layer.primes_H[layer.heads_of(order)]
             place = {"layer": layer.layer, "order": order, "heads": len(primes), "rows": sum(primes)}
             orders.append(place | {"first_prime": primes[0], "last_prime": primes[-1]})
-    return {
+    weights = [name for name in artifact.manifest.files if name.endswith(".safetensors") and not name.startswith("rows-")]
+    parts = {
         "layers": table(LAYERS, layers, title="Layers"),
         "orders": table(ORDERS, orders, title="Orders"),
-        "weights": table(
-            WEIGHTS, [_weights(artifact, name) for name in ("host.safetensors", "memory.safetensors")], title="Weights"
-        ),
-        "training": table(TRAINING, _training(artifact), title="Training"),
+        "weights": table(WEIGHTS, [_weights(artifact, name) for name in weights], title="Weights"),
     }
+    if "training.arrow" in artifact.manifest.files:
+        parts["training"] = table(TRAINING, _training(artifact), title="Training")
+    return parts
 
 
 def _weights(artifact: Artifact, name: str) -> dict[str, Any]:
