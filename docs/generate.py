@@ -1,0 +1,83 @@
+"""Write the pages that follow from the code: `docs/cli.md` from every --help, `tables/README.md` from every recipe.
+
+`make docs` runs it; with `--check` nothing is written, and stale pages are named and make the exit code 1 (tests/test_docs.py).
+"""
+
+import contextlib
+import io
+import os
+import sys
+from pathlib import Path
+
+from engram_cli import __main__ as cli
+from engram_cli.recipe import ROW_TYPES, Recipe, load_recipe
+from engram_cli.table.hashing import head_primes
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def cli_page() -> str:
+    """The --help of `engram` and of each command, as it is on a terminal of 80 columns."""
+    parts = ["# Commands\n\nGenerated from `--help` by `make docs`; what each is for is told in the [tutorial](tutorial.md).\n"]
+    for command in ("", *cli.COMMANDS):
+        name = f"engram {command}".strip()
+        parts.append(f"## {name}\n\n```text\n{help_text(command)}\n```\n")
+    return "\n".join(parts)
+
+
+def help_text(command: str) -> str:
+    os.environ["COLUMNS"] = "80"
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        cli.run([command, "--help"] if command else ["--help"])
+    return "\n".join(line.rstrip() for line in shown.getvalue().strip().splitlines())
+
+
+def catalogue() -> str:
+    """What each recipe asks for and what follows from it, without building anything."""
+    recipes = {path.name: load_recipe(path) for path in sorted((ROOT / "tables").glob("*.toml"))}
+    columns = (
+        "recipe",
+        "layers",
+        "orders",
+        "heads per order",
+        "rows",
+        "dim",
+        "type",
+        "parameters",
+        "bytes of rows",
+        "read per token",
+    )
+    table = [columns, ("---",) * len(columns), *((f"[{name}]({name})", *figures(recipe)) for name, recipe in recipes.items())]
+    lines = [f"| {' | '.join(cells)} |" for cells in table]
+    told = [f"**{name}** {recipe.description.strip()}" for name, recipe in recipes.items() if recipe.description]
+    return (
+        "# Tables\n\nOne commented TOML file for each table; what is built from it lands beside it and is not tracked. "
+        "Generated from the recipes by `make docs`.\n\n" + "\n".join(lines) + "\n\n" + "\n\n".join(told) + "\n"
+    )
+
+
+def figures(recipe: Recipe) -> tuple[str, ...]:
+    """The cells of one recipe; rows are exact, since primes follow from the sizes alone."""
+    hashed, dim = recipe.hash, recipe.rows.dim
+    rows = sum(prime for layer in head_primes(hashed.layers, hashed.sizes, hashed.heads) for order in layer for prime in order)
+    row_bytes = dim * ROW_TYPES[recipe.rows.dtype]
+    read = len(hashed.layers) * len(hashed.orders) * hashed.heads * row_bytes
+    listed = (", ".join(map(str, numbers)) for numbers in (hashed.layers, hashed.orders))
+    counted = (f"{number:,}" for number in (rows * dim, rows * row_bytes, read))
+    return (*listed, str(hashed.heads), f"{rows:,}", str(dim), recipe.rows.dtype, *counted)
+
+
+def main() -> int:
+    pages = {ROOT / "docs/cli.md": cli_page(), ROOT / "tables/README.md": catalogue()}
+    stale = [path for path, text in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        if "--check" not in sys.argv[1:]:
+            path.write_text(pages[path], encoding="utf-8")
+            print(f"wrote {path.relative_to(ROOT)}")
+        else:
+            print(f"{path.relative_to(ROOT)} is not what `make docs` writes; run it", file=sys.stderr)
+    return 1 if stale and "--check" in sys.argv[1:] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
