@@ -115,10 +115,10 @@ class Session:
 
     def _encode(self, text: str) -> list[int]:
         try:
-            ids: list[int] = self.table.tokenizer.encode(text, add_special_tokens=False).ids
+            text.encode()  # half a surrogate pair, which stands for a byte that is not UTF-8, has no encoding
         except UnicodeEncodeError as error:
-            raise ChatError(f"a turn is UTF-8 text, but character {error.start} of this one is not; write it anew") from None
-        return ids
+            raise ChatError(f"a turn is UTF-8 text, but its character {error.start} is not; convert it to UTF-8 first") from None
+        return self.table.tokenizer.encode(text, add_special_tokens=False).ids
 
     def _warn_of_full_context(self) -> None:
         if self.decoder.first and not self._warned:
