@@ -8,6 +8,7 @@ Unknown keys are refused with the nearest known one; missing keys take the defau
 
 import dataclasses
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -98,8 +99,7 @@ class TrainingRecipe:
 
     batch: sequences of host.context tokens per step; learning_rate: of the host (AdamW); row_learning_rate: of the rows (row-wise
     Adagrad, no weight decay), 0 leaves them as they were initialised; minutes: when the command line gives neither minutes nor
-    tokens; unseen: share of the training documents that `init = "counts"` does not count and batches come from first, so that the
-    host learns how far to trust rows on text they were not made from; seed: of weights and batch order.
+    tokens; seed: of weights and batch order.
     """
 
     batch: int = 8
@@ -107,7 +107,6 @@ class TrainingRecipe:
     weight_decay: float = 0.1
     row_learning_rate: float = 0.02
     minutes: float = 3.0
-    unseen: float = 0.2
     seed: int = 0
 
     def check(self) -> None:
@@ -116,12 +115,11 @@ class TrainingRecipe:
         _rule(self.weight_decay >= 0, "training.weight_decay", "0 or more", self.weight_decay)
         _rule(self.row_learning_rate >= 0, "training.row_learning_rate", "0 or more", self.row_learning_rate)
         _rule(self.minutes > 0, "training.minutes", "above 0", self.minutes)
-        _rule(0 < self.unseen < 1, "training.unseen", "between 0 and 1", self.unseen)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that is wanted of a table; `text` is the TOML it was read from."""
+    """Everything that is wanted of a table."""
 
     name: str = "unnamed"
     description: str = ""
@@ -130,13 +128,22 @@ class Recipe:
     memory: MemoryRecipe = field(default_factory=MemoryRecipe)
     host: HostRecipe = field(default_factory=HostRecipe)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
-    text: str = field(default="", compare=False)
 
     def check(self) -> None:
         for section in (self.hash, self.rows, self.memory, self.host, self.training):
             section.check()
         deepest = max(self.hash.layers)
         _rule(deepest < self.host.layers, "hash.layers", f"below host.layers = {self.host.layers}", self.hash.layers)
+
+    def to_toml(self) -> str:
+        """The recipe as TOML with every default written out: what an artifact records, and what `parse_recipe` reads back."""
+        values, sections = [], []
+        for name, value in vars(self).items():
+            if dataclasses.is_dataclass(value):
+                sections.append(f"\n[{name}]\n" + "".join(f"{key} = {_toml(item)}\n" for key, item in vars(value).items()))
+            else:
+                values.append(f"{name} = {_toml(value)}\n")
+        return "".join(values + sections)
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -155,7 +162,7 @@ def parse_recipe(text: str, source: str = "the recipe") -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"a recipe is TOML, but {source} is not ({error}); see tables/demo.toml") from None
     try:
-        recipe = dataclasses.replace(_section(Recipe, document, ""), text=text)
+        recipe: Recipe = _section(Recipe, document, "")
         recipe.check()
     except RecipeError as error:
         raise RecipeError(f"{source}: {error}") from None
@@ -164,7 +171,7 @@ def parse_recipe(text: str, source: str = "the recipe") -> Recipe:
 
 def _section(kind: type[Any], document: Mapping[str, Any], prefix: str) -> Any:
     hints = get_type_hints(kind)
-    known = [f.name for f in dataclasses.fields(kind) if (kind, f.name) != (Recipe, "text")]
+    known = [f.name for f in dataclasses.fields(kind)]
     values = {}
     for key, value in document.items():
         if key not in known:
@@ -192,6 +199,11 @@ def _value(kind: Any, value: Any, key: str) -> Any:
         names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
         raise RecipeError(f"`{key}` is {names[kind]}, but the recipe says {value!r}; change it")
     return value
+
+
+def _toml(value: Any) -> str:
+    """A setting as TOML; what TOML and JSON share is written as JSON."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
 
 
 def _rule(holds: Any, key: str, rule: str, found: Any) -> None:

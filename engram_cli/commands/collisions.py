@@ -84,4 +84,4 @@ def _recipe_layout(path: Path | None, ngrams: "NGrams") -> "tuple[Layout, str, s
     assert path is not None
     recipe = load_recipe(path)
     layout = plan_layout(recipe.hash, ngrams.canonical_vocab, ngrams.canonical_pad)
-    return layout, recipe.name, recipe.text, {}
+    return layout, recipe.name, recipe.to_toml(), {}

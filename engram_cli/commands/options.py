@@ -1,9 +1,13 @@
 """Options that have the same name and meaning in every command."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from engram_cli import recipe as recipes
+    from engram_cli.model.train import Budget
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No stages and no progress on stderr; warnings stay.")]
@@ -13,3 +17,44 @@ Threads = Annotated[int, typer.Option("--threads", min=0, metavar="N", help="Thr
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Instead of the recipe's seeds.")]
 Memory = Annotated[str | None, typer.Option("--memory", metavar="SIZE", help="Most memory to use, such as 2GiB.")]
+Recipe = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="A recipe such as tables/demo.toml [default: built in].")]
+Minutes = Annotated[float | None, typer.Option("--minutes", metavar="M", help="Train for so long [default: the recipe's].")]
+Tokens = Annotated[int | None, typer.Option("--tokens", metavar="N", help="Train on so many tokens, instead of --minutes.")]
+
+
+def read_recipe(path: Path | None, *, init: str | None = None, seed: int | None = None) -> "recipes.Recipe":
+    """The recipe at `path` (None: the defaults) with what the command line says instead. Raises RecipeError."""
+    from dataclasses import replace
+
+    from engram_cli import recipe as recipes
+
+    recipe = recipes.Recipe() if path is None else recipes.load_recipe(path)
+    if init is not None:
+        recipe = replace(recipe, rows=replace(recipe.rows, init=init))
+    if seed is not None:
+        recipe = replace(recipe, training=replace(recipe.training, seed=seed))
+    recipe.check()
+    return recipe
+
+
+def budget(recipe: "recipes.Recipe", minutes: float | None, tokens: int | None) -> "Budget":
+    """How long to train. Raises RecipeError where both are given, or one is not above 0."""
+    from engram_cli.errors import RecipeError
+    from engram_cli.model.train import Budget
+
+    if minutes is not None and tokens is not None:
+        raise RecipeError(f"a run ends by --minutes or by --tokens, but both are given ({minutes:g} and {tokens:,}); give one")
+    for name, value in (("--minutes", minutes), ("--tokens", tokens)):
+        if value is not None and value <= 0:
+            raise RecipeError(f"{name} must be above 0, but it is {value:g}; give more")
+    if tokens is not None:
+        return Budget(tokens=tokens)
+    return Budget(seconds=60 * (recipe.training.minutes if minutes is None else minutes))
+
+
+def use_threads(threads: int) -> None:
+    """Compute with so many threads; 0 leaves it to torch."""
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)

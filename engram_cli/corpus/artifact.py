@@ -40,8 +40,8 @@ def ngrams_file(order: int) -> str:
 class Stream:
     """Documents laid end to end.
 
-    tokens_T: raw token ids, uint16 or uint32; starts_D: first token of each document within tokens_T, int64; bytes_D: UTF-8 bytes of
-    each, uint64; digests_D: the low 64 bits of each document's digest.
+    tokens_T: raw token ids, uint16 or uint32; starts_D: first token of each document within tokens_T, int64; bytes_D: UTF-8 bytes
+    of each, uint64; digests_D: the low 64 bits of each document's digest.
     """
 
     tokens_T: npt.NDArray[Any]

@@ -1,11 +1,13 @@
 """`engram extract`: read a corpus, encode it, count its grams, write the n-gram artifact.
 
-Tokens go to disk as they are encoded and are counted from there through a memory map, so that memory is taken by the grams and not by
-the text. Encoding takes nearly all of the time.
+Tokens go to disk as they are encoded and are counted from there through a memory map, so that memory is taken by the grams and not
+by the text. Encoding takes nearly all of the time.
 """
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +18,14 @@ from engram_cli.corpus import ngrams
 from engram_cli.corpus.artifact import TOKEN_MAP, TOKENIZER, ngrams_file
 from engram_cli.corpus.canonical import TokenMap, identity_map, token_map
 from engram_cli.corpus.reader import Reader
-from engram_cli.corpus.sources import find_sources
+from engram_cli.corpus.sources import Source, find_sources, spool
 from engram_cli.corpus.tokenizer import check_vocab, find_end, find_pad, load_tokenizer, train_tokenizer, vocab_size
 from engram_cli.corpus.tokens import TokenFiles, batches, is_held_out
 from engram_cli.errors import CorpusError, RecipeError
 from engram_cli.progress import SILENT, ProgressLike
 from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, write_artifact
+
+ENCODING_ERRORS = ("strict", "replace", "ignore")
 
 
 def extract(
@@ -43,43 +47,50 @@ def extract(
 ) -> Artifact:
     """Count the grams of orders 1..`orders` over a corpus and write them as the n-gram artifact `out`.
 
-    paths: files, folders, globs, or "-" for stdin; tokenizer: a tokenizer.json, or train_vocab: ids of a byte-level BPE trained on the
-    corpus (one of the two); pad_token: the token before a document's first (default: known by name); canonical: fold ids by the token
-    map; held_out: share of documents, chosen by the digests of their texts, that is not counted; text_field: of JSONL and Parquet,
-    "text" where it is None, and naming it makes stdin JSONL; encoding_errors: strict, replace or ignore; document_separator: splits
-    text files; threads: None for all cores.
+    paths: files, folders, globs, or "-" for stdin; tokenizer: a tokenizer.json, or train_vocab: ids of a byte-level BPE trained on
+    the corpus (one of the two); pad_token: the token before a document's first (default: known by name); canonical: fold ids by
+    the token map; held_out: share of documents, chosen by the digests of their texts, that is not counted; text_field: of JSONL and
+    Parquet, "text" where it is None, and naming it makes stdin JSONL; encoding_errors: strict, replace or ignore;
+    document_separator: splits text files; threads: None for all cores.
     Raises CorpusError, TokenizerError, RecipeError or ArtifactError; then nothing was written.
     """
     check_out(Path(out).absolute(), force)
-    _check(tokenizer, train_vocab, orders, held_out)
-    given = None if tokenizer is None else load_tokenizer(tokenizer)
+    _check(tokenizer, train_vocab, orders, held_out, encoding_errors, document_separator)
+    used = None if tokenizer is None else load_tokenizer(tokenizer)
     found = find_sources(paths, "jsonl" if text_field else "text")
-    reader = Reader(
-        found.sources, text_field=text_field or "text", encoding_errors=encoding_errors, document_separator=document_separator
-    )
     if found.passed_over:
-        progress.warn(
-            f"{found.passed_over:,} files with other extensions were passed over; name files explicitly to read them as text"
-        )
+        progress.warn(f"{found.passed_over:,} files with other extensions were passed over; name files to read them as text")
     if threads:
         os.environ["RAYON_NUM_THREADS"] = str(threads)  # the tokenizers library reads it when it first encodes
     stages = _Stages(progress, orders + (2 if train_vocab is None else 3))
-    with write_artifact(out, "ngrams", force=force) as draft:
+    with write_artifact(out, "ngrams", force=force) as draft, _sources_to_read(found.sources, draft) as sources:
+        reader = Reader(
+            sources, text_field=text_field or "text", encoding_errors=encoding_errors, document_separator=document_separator
+        )
         if train_vocab is not None:
             stages.next(f"training a tokenizer of {train_vocab:,} ids")
-            given = _train(reader, train_vocab, held_out, progress)
-        assert given is not None
-        vocabulary = _vocabulary(given, canonical, pad_token, orders, progress)
+            used = _train(reader, train_vocab, held_out, progress)
+        assert used is not None
+        vocabulary = _vocabulary(used, canonical, pad_token, orders, progress)
         stages.next("encoding")
         tokens = TokenFiles(draft, vocabulary.vocab, vocabulary.end, held_out)
-        tokens.encode(reader, given, progress)
+        tokens.encode(reader, used, progress)
         _tell_what_is_missing(reader, tokens, held_out, progress)
         distinct, singletons = _count(tokens, vocabulary, orders, threads or _cores(), draft, stages)
         stages.next("writing")
         vocabulary.write(draft, tokenizer)
-        draft.inputs["corpus"] = tokens.finish([source.name for source in reader.sources])
+        draft.inputs["corpus"] = tokens.finish([source.name for source in sources])
         draft.facts = _facts(tokens, vocabulary, orders, held_out) | {"distinct": distinct, "singletons": singletons}
     return open_artifact(out, "ngrams")
+
+
+@contextmanager
+def _sources_to_read(sources: Sequence[Source], draft: Draft) -> Iterator[list[Source]]:
+    """The sources, those that come only once spooled beside the artifact: training a tokenizer reads the corpus twice."""
+    spools = draft.path / "spools"
+    spools.mkdir()
+    yield [spool(source, spools / str(number)) if source.once else source for number, source in enumerate(sources)]
+    shutil.rmtree(spools)
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,14 @@ class _Stages:
         return self.progress
 
 
-def _check(tokenizer: str | Path | None, train_vocab: int | None, orders: int, held_out: float) -> None:
+def _check(
+    tokenizer: str | Path | None,
+    train_vocab: int | None,
+    orders: int,
+    held_out: float,
+    encoding_errors: str,
+    document_separator: str | None,
+) -> None:
     if (tokenizer is None) == (train_vocab is None):
         given = "neither is given" if tokenizer is None else "both are given"
         raise RecipeError(f"a corpus is encoded by one tokenizer, --tokenizer FILE or --train-tokenizer VOCAB, but {given}")
@@ -124,6 +142,10 @@ def _check(tokenizer: str | Path | None, train_vocab: int | None, orders: int, h
         raise RecipeError(f"--orders must be from 1 to 6, but it is {orders}; change it")
     if not 0 <= held_out < 1:
         raise RecipeError(f"--held-out is a share, from 0 to below 1, but it is {held_out}; change it")
+    if encoding_errors not in ENCODING_ERRORS:
+        raise RecipeError(f"--encoding-errors is one of {', '.join(ENCODING_ERRORS)}, but it is {encoding_errors!r}; change it")
+    if document_separator == "":
+        raise RecipeError("--document-separator must be a text, but it is empty; leave it out to keep files whole")
 
 
 def _train(reader: Reader, vocab: int, held_out: float, progress: ProgressLike) -> Tokenizer:
@@ -165,8 +187,8 @@ def _tell_what_is_missing(reader: Reader, tokens: TokenFiles, held_out: float, p
         progress.warn(f"{reader.blank:,} documents are blank and were passed over")
     if held_out and not held:
         progress.warn(
-            f"no document is held out: none of {training:,} fell into --held-out {held_out}, so nothing can be evaluated; raise it, "
-            "or split text files with --document-separator"
+            f"no document is held out: none of {training:,} fell into --held-out {held_out}, so nothing can be evaluated; "
+            "raise it, or split text files with --document-separator"
         )
 
 

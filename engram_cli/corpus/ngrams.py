@@ -1,9 +1,9 @@
 """Counting grams: plain functions on arrays and Arrow tables that know nothing of files, threads or machines.
 
-A gram is packed into one u64, the oldest canonical id in the highest bits, so that sorting grams sorts them by their ids. A shard of
-the corpus becomes a sorted run, runs merge into the counts of the whole; since counts only ever add up, neither how the corpus was
-cut nor which run came first can be seen in the result. The windows are those of table/hashing.py: one per position and order, with
-the pad id before a document's first token, so the counts of each order sum to the number of tokens.
+A gram is packed into one u64, the oldest canonical id in the highest bits, so that sorting grams sorts them by their ids. A shard
+of the corpus becomes a sorted run, runs merge into the counts of the whole; since counts only ever add up, neither how the corpus
+was cut nor which run came first can be seen in the result. The windows are those of table/hashing.py: one per position and order,
+with the pad id before a document's first token, so the counts of each order sum to the number of tokens.
 
 Sorting packed keys and run-lengthening them does 10 to 40 M tokens/s a core; from text, the tokenizer takes fifty times longer.
 Shapes: T tokens of a shard, G grams, D documents.
@@ -134,9 +134,9 @@ def positions(starts_D: npt.NDArray[np.int64], begin: int, end: int) -> npt.NDAr
     return np.arange(begin, end) - np.repeat(starts, lengths)
 
 
-def column(run: pa.Table, name: str) -> Keys:
-    """A column of counts as uint64 [G], without a copy where it is one chunk (as every run and artifact is)."""
-    chunks: pa.ChunkedArray = run[name]
+def column(table: pa.Table, name: str) -> npt.NDArray[Any]:
+    """A column as a numpy array, without a copy where it is one chunk, as those of runs and artifacts are."""
+    chunks = table[name]
     return chunks.chunk(0).to_numpy() if chunks.num_chunks == 1 else chunks.to_numpy()  # type: ignore[no-any-return]
 
 

@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from engram_cli.corpus.sources import Bytes, Source
+from engram_cli.corpus.sources import Bytes, Source, seekable
 from engram_cli.errors import CorpusError
 
-ENCODING_ERRORS = ("strict", "replace", "ignore")
 _BOM = b"\xef\xbb\xbf"
 _PARQUET_ROWS = 512  # of a batch: a row may be a whole book
 
@@ -34,9 +33,9 @@ class Document:
 class Reader:
     """The documents of `sources`, in order; may be read again from the start.
 
-    text_field: key of a JSONL line or column of a Parquet file that holds the text; encoding_errors: "strict", "replace" or "ignore"
-    for bytes that are not UTF-8; document_separator: splits text files into documents.
-    `bytes` on disk in all, `done` of them read; `blank` documents passed over, and `empty` sources without a document, so far.
+    text_field: key of a JSONL line or column of a Parquet file that holds the text; encoding_errors: "strict", "replace" or
+    "ignore" for bytes that are not UTF-8; document_separator: splits text files into documents.
+    `bytes` on disk in all, `done` of them read; `blank` documents and `empty` sources passed over so far.
     Reading raises CorpusError for what cannot be read as asked.
     """
 
@@ -48,17 +47,12 @@ class Reader:
         encoding_errors: str = "strict",
         document_separator: str | None = None,
     ) -> None:
-        if encoding_errors not in ENCODING_ERRORS:
-            raise CorpusError(f"--encoding-errors is one of {', '.join(ENCODING_ERRORS)}, but it is {encoding_errors!r}; change it")
-        if document_separator == "":
-            raise CorpusError("--document-separator must be a text, but it is empty; leave it out to keep files whole")
         self.sources = tuple(sources)
         self.text_field = text_field
         self.errors = encoding_errors
         self.separator = document_separator.encode() if document_separator else None
         self.bytes = sum(source.bytes for source in sources)
-        self.done = 0
-        self.blank = 0
+        self.done = self.blank = 0
         self.empty: list[str] = []
 
     def __iter__(self) -> Iterator[Document]:
@@ -67,18 +61,26 @@ class Reader:
         for number, source in enumerate(self.sources):
             before, stream, documents = self.done, Bytes(source), 0
             for text in formats[source.format](stream):
-                self.done = before + stream.read_from_disk
+                self.done = before + stream.done
                 if not text or text.isspace():
                     self.blank += 1
                     continue
-                data = self._utf8(text, source)
                 documents += 1
-                yield Document(
-                    data.decode() if self.errors != "strict" else text, len(data), xxhash.xxh3_128_intdigest(data), number
-                )
+                yield self._document(text, number)
             self.done = before + source.bytes
             if not documents:
                 self.empty.append(source.name)
+
+    def _document(self, text: str, number: int) -> Document:
+        try:
+            data = text.encode("utf-8", self.errors)
+        except UnicodeEncodeError as error:  # JSON can escape half a surrogate pair, which no UTF-8 can hold
+            raise CorpusError(
+                f"text is Unicode, but a document of {self.sources[number].name} holds half a surrogate pair "
+                f"(\\u{ord(text[error.start]):04x}); mend it, or give --encoding-errors replace"
+            ) from None
+        whole = text if self.errors == "strict" else data.decode()
+        return Document(whole, len(data), xxhash.xxh3_128_intdigest(data), number)
 
     def _text(self, stream: Bytes) -> Iterator[str]:
         for offset, piece in pieces(stream, self.separator):
@@ -93,7 +95,7 @@ class Reader:
                 record = json.loads(text)
             except (ValueError, RecursionError) as error:
                 raise CorpusError(
-                    f"a JSONL line is a JSON object, but {stream.source.name}:{number} is not JSON ({error}); mend or remove the line"
+                    f"a JSONL line is a JSON object, but {stream.source.name}:{number} is not JSON ({error}); mend the line"
                 ) from None
             yield self._field(record, f"{stream.source.name}:{number}")
 
@@ -101,7 +103,7 @@ class Reader:
         if not isinstance(record, dict):
             found = type(record).__name__
             raise CorpusError(
-                f"a JSONL line is a JSON object, but {where} is a {found}; give objects with a {self.text_field!r} field"
+                f"a JSONL line is an object with a field {self.text_field!r}, but {where} is a {found}; mend the line"
             )
         text = record.get(self.text_field, record)
         if text is record:
@@ -119,21 +121,21 @@ class Reader:
     def _parquet(self, stream: Bytes) -> Iterator[str]:
         name = stream.source.name
         try:
-            with stream.seekable() as file, pq.ParquetFile(file) as parquet:
+            with seekable(stream) as file, pq.ParquetFile(file) as parquet:
                 self._check_column(parquet.schema_arrow, name)
                 rows, read = parquet.metadata.num_rows, 0
                 for batch in parquet.iter_batches(_PARQUET_ROWS, columns=[self.text_field]):
                     yield from (text or "" for text in batch.column(0).to_pylist())
                     read += batch.num_rows
-                    stream.read_from_disk = stream.source.bytes * read // rows
+                    stream.done = stream.source.bytes * read // rows
         except (pa.ArrowException, OSError) as error:
             raise CorpusError(f"a .parquet file is Parquet, but {name} cannot be read as such ({error}); leave it out") from None
 
     def _check_column(self, schema: pa.Schema, name: str) -> None:
         if schema.get_field_index(self.text_field) < 0:
             raise CorpusError(
-                f"a Parquet file has the column {self.text_field!r}, but {name} has only {', '.join(map(repr, schema.names)) or 'none'}; "
-                "choose one with --text-field"
+                f"a Parquet file has the column {self.text_field!r}, but {name} has only "
+                f"{', '.join(map(repr, schema.names)) or 'none'}; choose one with --text-field"
             )
         type = schema.field(self.text_field).type
         type = type.value_type if pa.types.is_dictionary(type) else type
@@ -150,25 +152,14 @@ class Reader:
                 f"text has no NUL bytes, but {source.name} has one at byte {offset + nul}: it is binary or UTF-16; "
                 "convert it to UTF-8 or leave it out"
             )
-        if offset == 0:
-            data = data.removeprefix(_BOM)
+        if offset == 0 and data.startswith(_BOM):
+            data, offset = data[len(_BOM) :], len(_BOM)
         try:
             return data.decode("utf-8", self.errors)
         except UnicodeDecodeError as error:
-            at = offset + error.start
             raise CorpusError(
-                f"text is UTF-8, but {source.name} has the byte 0x{data[error.start]:02x} at byte {at} ({error.reason}); "
+                f"text is UTF-8, but {source.name} has 0x{data[error.start]:02x} at byte {offset + error.start} ({error.reason}); "
                 "convert it, or give --encoding-errors replace"
-            ) from None
-
-    def _utf8(self, text: str, source: Source) -> bytes:
-        """JSON can escape halves of surrogate pairs, which no UTF-8 can hold."""
-        try:
-            return text.encode("utf-8", self.errors)
-        except UnicodeEncodeError as error:
-            raise CorpusError(
-                f"text is Unicode, but a document of {source.name} holds half a surrogate pair (\\u{ord(text[error.start]):04x}); "
-                "mend it, or give --encoding-errors replace"
             ) from None
 
 

@@ -8,11 +8,10 @@ is called.
 import errno
 import glob
 import os
-import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -21,6 +20,7 @@ import pyarrow as pa
 from engram_cli.errors import CorpusError
 
 STDIN = "-"
+_STDIN_DESCRIPTOR = 0
 _BLOCK = 1 << 20
 _FORMATS = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
@@ -29,20 +29,19 @@ _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 @dataclass(frozen=True)
 class Source:
-    """One input. name: as the user knows it; format: "text", "jsonl" or "parquet"; codec: "gzip", "zstd" or None.
-
-    spool: where the bytes of a stream that can be read only once (stdin, a pipe) were put.
-    """
+    """One input. name: as the user knows it; path: where its bytes lie, or a file descriptor; format: "text", "jsonl" or
+    "parquet"; codec: "gzip", "zstd" or None; once: it is stdin or a pipe, whose bytes come only once and must be spooled."""
 
     name: str
+    path: Path | int
     format: str
     codec: str | None = None
-    spool: IO[bytes] | None = field(default=None, compare=False)
+    once: bool = False
 
     @property
     def bytes(self) -> int:
         """Bytes on disk."""
-        return os.fstat(self.spool.fileno()).st_size if self.spool else os.stat(self.name).st_size
+        return os.stat(self.path).st_size
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def find_sources(names: Sequence[str | Path], stdin_format: str = "text") -> Fou
     for name in map(str, names):
         for found in _expand(name):
             if found == STDIN:
-                sources[STDIN] = _spooled(STDIN, stdin_format)
+                sources[STDIN] = Source("stdin", _STDIN_DESCRIPTOR, stdin_format, once=True)
             elif os.path.isdir(found):
                 files = list(_walk(found))
                 known = [file for file in files if _kind(file)[0] is not None]
@@ -74,7 +73,7 @@ def find_sources(names: Sequence[str | Path], stdin_format: str = "text") -> Fou
             elif os.path.isfile(found):
                 sources.setdefault(os.path.realpath(found), _source(found))
             else:
-                sources[found] = _spooled(found, _source(found).format)
+                sources[found] = replace(_source(found), codec=None, once=True)
     return Found(tuple(sources.values()), passed_over)
 
 
@@ -121,85 +120,76 @@ def _kind(name: str) -> tuple[str | None, str | None]:
 
 def _source(name: str) -> Source:
     format, codec = _kind(name)
-    return Source(name, format or "text", codec)
+    return Source(name, Path(name), format or "text", codec)
 
 
-def _spooled(name: str, format: str) -> Source:
-    """Copy a stream that can be read only once into an unnamed temporary file; its compression is known by its first bytes."""
-    spool = tempfile.TemporaryFile()
-    try:
-        if name == STDIN:
-            shutil.copyfileobj(sys.stdin.buffer, spool, _BLOCK)
-        else:
-            with open(name, "rb") as stream:
-                shutil.copyfileobj(stream, spool, _BLOCK)
-    except OSError as error:
-        raise _unreadable(name, error) from None
-    spool.seek(0)
-    head = spool.read(4)
+def spool(source: Source, path: Path) -> Source:
+    """Copy a source whose bytes come only once to `path`, to be read from there; its first bytes tell how it is compressed.
+
+    Raises CorpusError where it cannot be read.
+    """
+    with path.open("wb") as copy, opened(source) as stream:
+        while block := _read(stream, source):
+            copy.write(block)
+    with path.open("rb") as copy:
+        head = copy.read(4)
     codec = next((codec for magic, codec in _MAGIC.items() if head.startswith(magic)), None)
-    return Source(name, format, codec, spool)
+    return replace(source, path=path, codec=codec, once=False)
+
+
+def opened(source: Source) -> IO[bytes]:
+    """The bytes of `source` as they lie on disk. Raises CorpusError where it cannot be opened."""
+    try:
+        return open(source.path, "rb", closefd=source.path != _STDIN_DESCRIPTOR)
+    except OSError as error:
+        raise _unreadable(source, error) from None
+
+
+@contextmanager
+def seekable(stream: "Bytes") -> Iterator[IO[bytes]]:
+    """The decompressed bytes as a file that can be sought in: the file itself, or a temporary one."""
+    if stream.source.codec is None:
+        with opened(stream.source) as file:
+            yield file
+        return
+    with tempfile.TemporaryFile() as whole:
+        for block in stream:
+            whole.write(block)
+        whole.seek(0)
+        yield whole
 
 
 class Bytes:
     """The bytes of one source, decompressed, block by block.
 
-    for block in Bytes(source): ...     `read_from_disk` says how far it is, in the bytes that lie on disk
+    for block in Bytes(source): ...     `done` says how far it is, in the bytes that lie on disk
     Raises CorpusError where the source cannot be read, or its compressed data is cut short or damaged.
     """
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.read_from_disk = 0
+        self.done = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        with self.opened() as file:
-            yield from self._blocks(file)
+        with opened(self.source) as file:
+            codec = self.source.codec
+            stream = pa.CompressedInputStream(pa.PythonFile(file, "r"), codec) if codec else file
+            while block := _read(stream, self.source):
+                self.done = file.tell()
+                yield block
 
-    def opened(self) -> IO[bytes]:
-        """The file as it lies on disk."""
-        if self.source.spool is not None:
-            return os.fdopen(os.dup(self.source.spool.fileno()), "rb")
-        try:
-            return open(self.source.name, "rb")
-        except OSError as error:
-            raise _unreadable(self.source.name, error) from None
 
-    def _blocks(self, file: IO[bytes]) -> Iterator[bytes]:
-        file.seek(0)
-        stream = pa.CompressedInputStream(pa.PythonFile(file, "r"), self.source.codec) if self.source.codec else file
-        while True:
-            try:
-                block = stream.read(_BLOCK)
-                self.read_from_disk = file.tell()
-            except OSError as error:
-                raise self._damaged(error) from None
-            if not block:
-                return
-            yield block
-
-    def seekable(self) -> IO[bytes]:
-        """The decompressed bytes as a file that can be sought in: the file itself, or a temporary one."""
-        if self.source.codec is None:
-            return self.opened()
-        whole = tempfile.TemporaryFile()
-        for block in self:
-            whole.write(block)
-        whole.seek(0)
-        return whole
-
-    def _damaged(self, error: OSError) -> CorpusError:
+def _read(stream: IO[bytes], source: Source) -> bytes:
+    try:
+        return stream.read(_BLOCK)
+    except OSError as error:
         if error.errno is not None:
-            return _unreadable(self.source.name, error)
+            raise _unreadable(source, error) from None
         found = "is cut short" if "runcated" in str(error) else f"is damaged ({error})"
-        return CorpusError(
-            f"{self.source.codec} data must be whole, but {self.source.name} {found}; fetch it again or leave it out"
-        )
+        raise CorpusError(f"{source.codec} data must be whole, but {source.name} {found}; fetch it again or leave it out") from None
 
 
-def _unreadable(name: str, error: OSError) -> CorpusError:
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return CorpusError(
-            f"a corpus must be readable, but {name} is not ({error.strerror}); change its permissions or leave it out"
-        )
-    return CorpusError(f"a corpus must be readable, but {name} is not ({error.strerror or error}); leave it out")
+def _unreadable(source: Source, error: OSError) -> CorpusError:
+    denied = error.errno in (errno.EACCES, errno.EPERM)
+    way_out = "change its permissions or leave it out" if denied else "leave it out"
+    return CorpusError(f"a corpus must be readable, but {source.name} is not ({error.strerror}); {way_out}")

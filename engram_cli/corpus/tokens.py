@@ -132,9 +132,8 @@ class TokenFiles:
             shutil.copyfileobj(held_out, self.training.file, 1 << 22)
         self.training.file.close()
         with pa.memory_map(str(self.training.path)) as mapped:
-            ids = pa.Array.from_buffers(
-                self.schema.field(0).type, self.training.tokens + self.held_out.tokens, [None, mapped.read_buffer()]
-            )
+            tokens = self.training.tokens + self.held_out.tokens
+            ids = pa.Array.from_buffers(self.schema.field(0).type, tokens, [None, mapped.read_buffer()])
             self.draft.table(TOKENS, pa.table([ids], schema=self.schema))
         self.training.path.unlink()
         self.held_out.path.unlink()

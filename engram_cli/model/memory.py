@@ -31,7 +31,7 @@ class Memory(nn.Module):
 
     def gate(self, hidden_BTD: Tensor, memory_BTM: Tensor) -> Tensor:
         """How far each position opens for what it looked up: [B, T, 1], between 0 and 1."""
-        hidden_BTD, key_BTD = self.hidden_norm(hidden_BTD), self.key_norm(self.key(memory_BTM))
+        hidden_BTD, key_BTD = self.hidden_norm(hidden_BTD), self.key_norm(self.key(memory_BTM).float())
         score_BT1 = (hidden_BTD * key_BTD).sum(-1, keepdim=True) / math.sqrt(hidden_BTD.shape[-1])
         if self.signed_sqrt:
             score_BT1 = score_BT1.sign() * score_BT1.abs().clamp_min(1e-6).sqrt()

@@ -67,19 +67,15 @@ class LayerLayout:
         back_N1 = np.arange(self.max_order)[:, None]
         return np.where(back_N1 < np.array(self.orders_H), np.array(self.multipliers_N)[:, None], 0)
 
-    def row_ids(self, windows_TN: Array) -> Array:
-        """Rows that each window names: int64 [..., H] for windows int64 [..., N], newest id first; numpy or torch."""
-        constants = (self.multipliers_NH, np.array(self.primes_H), np.array(self.offsets_H))
-        if not isinstance(windows_TN, np.ndarray):  # a torch tensor: put the constants on its device
-            constants = tuple(windows_TN.new_tensor(array) for array in constants)
-        return row_ids(windows_TN, *constants)
+    def row_ids(self, windows_TN: Array, heads: slice = slice(None)) -> Array:
+        """Rows that each window names: int64 [..., H] for windows int64 [..., N], newest id first; numpy or torch.
 
-    def order_row_ids(self, windows_TN: npt.NDArray[np.int64], order: int) -> npt.NDArray[np.int64]:
-        """Rows in the heads of one order only: int64 [..., heads of that order] for windows [..., at least `order`]."""
-        heads = self.heads_of(order)
-        return row_ids(
-            windows_TN, self.multipliers_NH[:order, heads], np.array(self.primes_H[heads]), np.array(self.offsets_H[heads])
-        )
+        `heads` picks some of the heads; windows need to be no longer than the orders those serve.
+        """
+        parts = (self.multipliers_NH[: windows_TN.shape[-1], heads], np.array(self.primes_H)[heads], np.array(self.offsets_H)[heads])
+        if not isinstance(windows_TN, np.ndarray):  # a torch tensor: put the constants on its device
+            parts = tuple(windows_TN.new_tensor(part) for part in parts)
+        return row_ids(windows_TN, *parts)
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,10 @@ class Rows:
         """Replace rows `ids_U` (distinct), rounding to the matrix's dtype."""
         self.matrix_RE[ids_U] = encode(values_UE, self.dtype)
 
+    def put_range(self, first: int, values_UE: Floats) -> None:
+        """Replace the rows from `first` on, rounding to the matrix's dtype."""
+        self.matrix_RE[first : first + len(values_UE)] = encode(values_UE, self.dtype)
+
     def flush(self) -> None:
         """Write changes of an "r+" map to the file."""
         self.matrix_RE.flush()

@@ -1,0 +1,272 @@
+"""`build`: recipe -> layout -> rows -> training -> a table artifact.
+
+Everything is written in the artifact's partial directory: rows first, sparse and mapped; a checkpoint every minute; the rest at
+the end. A run that was killed is continued from there.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from engram_cli.corpus.artifact import NGrams
+from engram_cli.errors import ArtifactError
+from engram_cli.model.checkpoint import DIRECTORY, find_checkpoint, load_checkpoint, save_checkpoint
+from engram_cli.model.data import Batches, HeldOut, Windowed
+from engram_cli.model.host import Host, initialise
+from engram_cli.model.statistics import TokenVectors, fill_rows, initialise_host, token_vectors
+from engram_cli.model.table import LAYOUT_FILE, make_host, pick_device, save_weights
+from engram_cli.model.train import Budget, LayerRows, Trainer
+from engram_cli.progress import SILENT, ProgressLike
+from engram_cli.recipe import ROW_TYPES, Recipe
+from engram_cli.store import schema
+from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, partial_path, write_artifact
+from engram_cli.store.resources import need_disk, need_memory
+from engram_cli.store.tensors import TensorSpec, create_tensors, map_tensor, read_tensor_specs
+from engram_cli.table.layout import Layout, plan_layout
+from engram_cli.table.rows import Rows, rows_file
+
+_CHECKPOINT_SECONDS = 60.0
+_EVALUATIONS = 8  # over a run, the last at its end
+_EVALUATION_TOKENS = 16_384  # of each but the last
+_FINAL_TOKENS = 262_144
+_RANDOM_SCALE = 0.02  # of rows with init = "random"
+_STAGES = 3
+
+
+def build(
+    ngrams: NGrams,
+    recipe: Recipe,
+    out: str | Path,
+    budget: Budget,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    force: bool = False,
+    progress: ProgressLike = SILENT,
+) -> Artifact:
+    """Build a table from an n-gram artifact and write it as a table artifact at `out`.
+
+    Raises ArtifactError where `out` exists (without `force`) or an unfinished run lies there (without `resume` or `force`),
+    ResourceError where the rows fit neither disk nor memory, TrainingError where there is too little text or the loss is lost.
+    On Ctrl-C a checkpoint is written before KeyboardInterrupt goes on.
+    """
+    final = Path(out).absolute()
+    check_out(final, force)
+    partial = partial_path(final)
+    checkpoint = find_checkpoint(partial)
+    if checkpoint and not (resume or force):
+        raise ArtifactError(f"{partial} holds an unfinished run of {final.name}; go on with --resume, or start anew with --force")
+    if resume and not checkpoint:
+        raise ArtifactError(f"--resume needs a checkpoint, but {partial} has none; run without --resume")
+    layout = plan_layout(recipe.hash, ngrams.canonical_vocab, ngrams.canonical_pad)
+    check_resources(layout, recipe, final.parent)
+    if not resume:
+        shutil.rmtree(partial, ignore_errors=True)
+    fingerprint = _fingerprint(ngrams, recipe, budget)
+    with write_artifact(final, "table", force=force, keep_partial=True) as draft:
+        trainer, held_out = _prepare(ngrams, recipe, layout, draft.path, pick_device(device), resume, progress)
+        if checkpoint and resume:
+            load_checkpoint(checkpoint, trainer, fingerprint)
+        progress.stage(2, _STAGES, "training host and memory together")
+        train(trainer, budget, held_out, progress, lambda: save_checkpoint(draft.path, trainer, fingerprint))
+        progress.stage(3, _STAGES, "measuring on held-out text and writing the table")
+        loss = trainer.evaluate(HeldOut(held_out.source, held_out.context, _FINAL_TOKENS))
+        _write(draft, ngrams, recipe, layout, trainer, loss, held_out.tokens_per_byte)
+    return open_artifact(final, "table")
+
+
+def check_resources(layout: Layout, recipe: Recipe, directory: Path) -> None:
+    """Refuse, before any work, rows that fit neither the disk of `directory` nor memory. Raises ResourceError."""
+    way_out = "lower hash.size, hash.heads or rows.dim"
+    row_bytes = recipe.rows.dim * ROW_TYPES[recipe.rows.dtype]
+    need_disk(directory, layout.rows * (row_bytes + 4), f"a table of {layout.rows:,} rows x {row_bytes} bytes", way_out)
+    memory = layout.rows * 4
+    if recipe.rows.init == "counts":
+        largest = max(prime for layer in layout.layers for prime in layer.primes_H)
+        memory += torch.get_num_threads() * largest * (recipe.rows.dim + 1) * 4
+    need_memory(memory, f"filling and training {layout.rows:,} rows", way_out)
+
+
+def _prepare(
+    ngrams: NGrams, recipe: Recipe, layout: Layout, directory: Path, device: torch.device, resume: bool, progress: ProgressLike
+) -> tuple[Trainer, HeldOut]:
+    training, held_out = streams(ngrams, layout)
+    context = recipe.host.context
+    batches = Batches(training, recipe.training.batch, context, recipe.training.seed)
+    evaluation = HeldOut(held_out, context, _EVALUATION_TOKENS)
+    progress.stage(1, _STAGES, f"initialising {layout.rows:,} rows: {recipe.rows.init}")
+    start = Start.make(training, ngrams.vocab, recipe, layout, directory, fill=not resume, progress=progress)
+    return start.trainer(batches, recipe, device), evaluation
+
+
+def streams(ngrams: NGrams, layout: Layout | None) -> tuple[Windowed, Windowed]:
+    """The training and the held-out stream with what the layout's windows need (None: no windows)."""
+    order = max((layer.max_order for layer in layout.layers), default=0) if layout else 0
+    training, held_out = (
+        Windowed(ngrams.stream(held_out=held), ngrams.canonical_V, ngrams.canonical_pad, order) for held in (False, True)
+    )
+    return training, held_out
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training starts from: the layout and its filled rows on disk (None for plain), and the corpus's token vectors (None where
+    nothing starts from statistics). One start serves several trainers: none of them changes it."""
+
+    vocab: int
+    layout: Layout | None
+    directory: Path
+    vectors: TokenVectors | None
+
+    @classmethod
+    def make(
+        cls,
+        training: Windowed,
+        vocab: int,
+        recipe: Recipe,
+        layout: Layout,
+        directory: Path,
+        *,
+        fill: bool = True,
+        progress: ProgressLike = SILENT,
+    ) -> "Start":
+        """Initialise rows by `recipe.rows.init` in `directory`; with `fill` false they lie there already."""
+        vectors = None
+        if recipe.rows.init == "counts":
+            size = recipe.hash.heads * recipe.rows.dim
+            vectors = token_vectors(training.stream.tokens_T, vocab, size, recipe.host.width, recipe.training.seed)
+        for number, layer in enumerate(layout.layers):
+            progress.advance(number, len(layout.layers), "layers")
+            if fill:
+                rows = Rows.create(directory / rows_file(layer.layer), layer.rows, recipe.rows.dim, recipe.rows.dtype)
+                if recipe.rows.init == "random":
+                    _randomise(rows, recipe.training.seed + layer.layer)
+                if vectors is not None:
+                    fill_rows(layer, rows, _occurrences(directory, layer.layer, layer.rows), training, vectors)
+                rows.flush()
+            progress.advance(number + 1, len(layout.layers), "layers")
+        return cls(vocab, layout, directory, vectors)
+
+    def trainer(self, batches: Batches, recipe: Recipe, device: torch.device) -> Trainer:
+        """A new trainer: host initialised by the recipe's seed, rows mapped copy-on-write."""
+        host = make_host(recipe, self.vocab, self.layout)
+        initialise(host, torch.Generator().manual_seed(recipe.training.seed))
+        vectors = self.vectors
+        if vectors is not None:
+            initialise_host(host, vectors)
+            vectors = TokenVectors(vectors.vectors_VC.to(device), vectors.to_width_DC)
+        rows = {}
+        for layer in self.layout.layers if self.layout else ():
+            mapped = Rows(self.directory / rows_file(layer.layer), "c")
+            occurrences_R = _occurrences(self.directory, layer.layer) if vectors is not None else None
+            rows[layer.layer] = LayerRows(layer, mapped, occurrences_R, vectors)
+        return Trainer(host.to(device), rows, batches, recipe.training)
+
+
+def _occurrences(directory: Path, layer: int, rows: int | None = None) -> npt.NDArray[np.float32]:
+    """How many occurrences each row holds, mapped: f32 [R]. With `rows`, a new file of zeros, open for writing."""
+    path = directory / f"occurrences-{layer:02}.safetensors"
+    if rows is not None:
+        create_tensors(path, {"occurrences": TensorSpec("F32", (rows,))})
+    return map_tensor(path, read_tensor_specs(path)["occurrences"], "r" if rows is None else "r+")
+
+
+def _randomise(rows: Rows, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    block = 1 << 16
+    for first in range(0, rows.count, block):
+        shape = (min(block, rows.count - first), rows.dim)
+        rows.put_range(first, generator.standard_normal(shape, dtype=np.float32) * np.float32(_RANDOM_SCALE))
+
+
+def train(
+    trainer: Trainer,
+    budget: Budget,
+    held_out: HeldOut,
+    progress: ProgressLike = SILENT,
+    checkpoint: Callable[[], None] | None = None,
+) -> None:
+    """Train until the budget is used up, evaluating on the way and calling `checkpoint` every minute and on Ctrl-C."""
+    total, unit = (budget.seconds, "seconds") if budget.seconds is not None else (budget.tokens, "tokens")
+    saved = time.monotonic()
+    try:
+        while (fraction := budget.fraction(trainer.seconds, trainer.tokens)) < 1:
+            record = trainer.step(fraction)
+            after = budget.fraction(trainer.seconds, trainer.tokens)
+            if after < 1 and int(after * _EVALUATIONS) > int(fraction * _EVALUATIONS):
+                trainer.evaluate(held_out)
+            note = f"loss {record.loss:.3f}  {trainer.tokens / trainer.seconds:,.0f} tokens/s"
+            progress.advance(trainer.seconds if unit == "seconds" else trainer.tokens, total, unit, note)
+            if checkpoint and time.monotonic() - saved > _CHECKPOINT_SECONDS:
+                checkpoint()
+                saved = time.monotonic()
+    except KeyboardInterrupt:
+        if checkpoint:
+            checkpoint()
+            progress.warn("stopped; a checkpoint was written, go on with --resume")
+        raise
+
+
+def _write(
+    draft: Draft, ngrams: NGrams, recipe: Recipe, layout: Layout, trainer: Trainer, loss: float, tokens_per_byte: float
+) -> None:
+    """Write everything but the rows, which lie there already, and put the trained rows into their files."""
+    for layer, rows in trainer.rows.items():
+        ids = rows.touched
+        target = Rows(draft.path / rows_file(layer), "r+")
+        target.put(ids, rows.rows.take(ids))
+        target.flush()
+    for leftover in draft.path.glob("occurrences-*.safetensors"):
+        leftover.unlink()
+    shutil.rmtree(draft.path / DIRECTORY, ignore_errors=True)
+    save_weights(trainer.host, draft.path)
+    draft.table(LAYOUT_FILE, layout.to_arrow())
+    draft.table("training.arrow", pa.Table.from_pylist([vars(record) for record in trainer.log], schema.TRAINING))
+    for name in ("tokenizer.json", "token_map.arrow"):
+        shutil.copyfile(ngrams.artifact.file(name), draft.path / name)
+    draft.recipe = recipe.to_toml()
+    draft.inputs = {"ngrams": ngrams.artifact.digest}
+    draft.facts = _facts(ngrams, recipe, layout, trainer, loss, tokens_per_byte)
+
+
+def _facts(
+    ngrams: NGrams, recipe: Recipe, layout: Layout, trainer: Trainer, loss: float, tokens_per_byte: float
+) -> dict[str, object]:
+    facts = ngrams.artifact.manifest.facts
+    return {
+        "name": recipe.name,
+        "parameters": count_parameters(trainer.host, layout.rows * recipe.rows.dim),
+        "layers": [layer.layer for layer in layout.layers],
+        "rows": layout.rows,
+        "dim": recipe.rows.dim,
+        "dtype": recipe.rows.dtype,
+        "init": recipe.rows.init,
+        "tokens": trainer.tokens,
+        "held_out_loss": round(loss, 6),
+        "bits_per_byte": round(loss / np.log(2) * tokens_per_byte, 6),
+        "rows_trained": int(sum(len(rows.touched) for rows in trainer.rows.values())),
+        **{key: facts[key] for key in ("token_map_digest", "vocab", "canonical_vocab", "pad", "end")},
+    }
+
+
+def count_parameters(host: Host, rows: int) -> dict[str, int]:
+    """Numbers stored: in the host, in the memories' projections, in the rows."""
+    in_host = sum(parameter.numel() for _, parameter in host.host_parameters())
+    return {"host": in_host, "memory": sum(p.numel() for p in host.parameters()) - in_host, "rows": rows}
+
+
+def _fingerprint(ngrams: NGrams, recipe: Recipe, budget: Budget) -> str:
+    """What run a checkpoint belongs to: n-grams, recipe and budget."""
+    parts = [ngrams.artifact.digest, recipe.to_toml(), dataclasses.asdict(budget)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+

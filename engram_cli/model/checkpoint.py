@@ -1,0 +1,113 @@
+"""Checkpoints: what a training run needs to go on, and nothing that it can find again.
+
+Rows as they were initialised stay in their files; a checkpoint holds the host, the optimizer's moments, and the rows that were
+changed since, so its size follows the work and not the table. It is written beside the last one and then takes its place:
+
+    .NAME.partial/checkpoint/ state.json  host.safetensors  rows-LL.safetensors
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from engram_cli.errors import ArtifactError
+from engram_cli.model.train import StepRecord, Trainer
+from engram_cli.store.tensors import map_tensor, read_tensor_specs, write_tensors
+from engram_cli.table.rows import rows_file
+
+DIRECTORY = "checkpoint"
+_STATE, _HOST = "state.json", "host.safetensors"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def save_checkpoint(partial: Path, trainer: Trainer, fingerprint: str) -> None:
+    """Write the trainer's state into `partial`; `fingerprint` says what run it belongs to. Raises OSError where the disk is full,
+    with the last checkpoint intact."""
+    new, current = partial / f"{DIRECTORY}.new", partial / DIRECTORY
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    try:
+        write_tensors(new / _HOST, _host_tensors(trainer))
+        for layer, rows in trainer.rows.items():
+            ids = rows.touched
+            tensors = {"ids": ("I64", ids), "rows": ("F32", rows.rows.take(ids)), "squares": ("F32", rows.squares_R[ids])}
+            write_tensors(new / rows_file(layer), tensors)
+        state = {
+            "fingerprint": fingerprint,
+            "step": trainer.step_number,
+            "seconds": trainer.seconds,
+            "log": [asdict(record) for record in trainer.log],
+        }
+        (new / _STATE).write_text(json.dumps(state), encoding="utf-8")
+        for path in (*new.iterdir(), new):
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    old = partial / f"{DIRECTORY}.old"
+    if current.exists():
+        os.rename(current, old)
+    os.rename(new, current)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def find_checkpoint(partial: Path) -> Path | None:
+    """The last whole checkpoint in `partial`, or None. A kill between two renames leaves it under its other name."""
+    for name in (DIRECTORY, f"{DIRECTORY}.old"):
+        if (partial / name / _STATE).is_file():
+            return partial / name
+    return None
+
+
+def load_checkpoint(path: Path, trainer: Trainer, fingerprint: str) -> None:
+    """Put the trainer where the checkpoint at `path` was. Raises ArtifactError where it belongs to another run or is damaged."""
+    try:
+        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        if state["fingerprint"] != fingerprint:
+            raise ArtifactError(
+                f"--resume continues the same run, but the checkpoint in {path.parent} was made from other n-grams, another recipe or "
+                "other options; give those again, or start anew with --force"
+            )
+        _load_host(path / _HOST, trainer)
+        for layer, rows in trainer.rows.items():
+            tensors = _read(path / rows_file(layer))
+            rows.rows.put(tensors["ids"], tensors["rows"])
+            rows.squares_R[tensors["ids"]] = tensors["squares"]
+        trainer.step_number, trainer.seconds = state["step"], state["seconds"]
+        trainer.log = [StepRecord(**record) for record in state["log"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"the checkpoint {path} is damaged ({error}); start anew with --force") from None
+
+
+def _host_tensors(trainer: Trainer) -> dict[str, tuple[str, Any]]:
+    tensors = {}
+    for name, parameter in trainer.host.named_parameters():
+        tensors[name] = ("F32", parameter.detach().cpu().numpy())
+        moments = trainer.optimizer.state.get(parameter, {})
+        for moment in _MOMENTS:
+            if moment in moments:
+                tensors[f"{moment}.{name}"] = ("F32", moments[moment].cpu().numpy())
+    return tensors
+
+
+def _load_host(path: Path, trainer: Trainer) -> None:
+    tensors = _read(path)
+    step = torch.tensor(float(json.loads((path.parent / _STATE).read_text(encoding="utf-8"))["step"]))
+    with torch.no_grad():
+        for name, parameter in trainer.host.named_parameters():
+            parameter.copy_(torch.from_numpy(tensors[name]))
+            moments = {m: torch.from_numpy(tensors[f"{m}.{name}"]).to(parameter) for m in _MOMENTS if f"{m}.{name}" in tensors}
+            if moments:
+                trainer.optimizer.state[parameter] = {"step": step.clone().to(parameter.device), **moments}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return {name: np.array(map_tensor(path, spec)) for name, spec in read_tensor_specs(path).items()}

@@ -1,0 +1,42 @@
+"""What this machine has left: asked before work starts, so that what cannot fit is refused with its numbers."""
+
+import os
+import shutil
+from pathlib import Path
+
+from engram_cli.errors import ResourceError
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def format_bytes(count: float) -> str:
+    """A byte count for people: 1.6 GiB."""
+    unit = 0
+    while count >= 1024 and unit < len(_UNITS) - 1:
+        count, unit = count / 1024, unit + 1
+    return f"{count:.0f} {_UNITS[unit]}" if unit == 0 else f"{count:.1f} {_UNITS[unit]}"
+
+
+def free_memory() -> int:
+    """Bytes of memory that can be used without swapping."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # not Linux: take all there is
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def need_memory(wanted: int, what: str, way_out: str) -> None:
+    """Raise ResourceError where `wanted` bytes of memory for `what` are more than there are."""
+    if wanted > (free := free_memory()):
+        raise ResourceError(f"{what} takes {format_bytes(wanted)} of memory, but {format_bytes(free)} are free; {way_out}")
+
+
+def need_disk(directory: Path, wanted: int, what: str, way_out: str) -> None:
+    """Raise ResourceError where `wanted` bytes for `what` are more than the disk of `directory` (or its nearest parent) has."""
+    while not directory.exists():
+        directory = directory.parent
+    if wanted > (free := shutil.disk_usage(directory).free):
+        raise ResourceError(f"{what} takes {format_bytes(wanted)} of disk, but {format_bytes(free)} are free; {way_out}")
