@@ -98,7 +98,7 @@ def windows(ids_T: npt.NDArray[Any], position_T: npt.NDArray[Any], max_order: in
     """
     windows_TN = np.full((len(ids_T), max_order), pad, dtype=np.int64)
     windows_TN[:, 0] = ids_T
-    for back in range(1, max_order):
+    for back in range(1, min(max_order, len(ids_T))):
         inside = position_T[back:] >= back
         windows_TN[back:, back] = np.where(inside, ids_T[: len(ids_T) - back], pad)
     return windows_TN

@@ -1,0 +1,95 @@
+"""The manifest: its bytes, its digest, and what it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engram_cli.errors import ArtifactError
+from engram_cli.store.manifest import FORMAT, FileRecord, Manifest, file_digest, read_manifest
+
+GOOD = Manifest(kind="ngrams", tool="0.1.0", inputs={"corpus": "ab"}, facts={"tokens": 3}, files={"a.arrow": FileRecord(2, "00ff")})
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    """A manifest with some keys changed, and those changed to `...` left out."""
+    document = {key: value for key, value in (json.loads(GOOD.to_json()) | changes).items() if value is not ...}
+    (folder / "manifest.json").write_text(json.dumps(document))
+    return folder
+
+
+def test_a_manifest_is_read_back(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(GOOD.to_json())
+    assert read_manifest(tmp_path) == GOOD
+
+
+def test_digests_of_format_1_stay_what_they_are(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"engram")
+    assert file_digest(tmp_path / "file") == "99566619823feaa615c28784a06aa9c3"
+    assert GOOD.digest == "e97d2679bb17178bab0345acc4f9fb5e"
+
+
+def test_the_digest_is_of_kind_and_files_and_of_nothing_else() -> None:
+    same = Manifest(kind="ngrams", tool="9", inputs={}, facts={"x": 1}, recipe="r", files=GOOD.files)
+    assert same.digest == GOOD.digest
+    others = [
+        Manifest(kind="table", tool="0.1.0", files=GOOD.files),
+        Manifest(kind="ngrams", tool="0.1.0", files={"b.arrow": FileRecord(2, "00ff")}),
+        Manifest(kind="ngrams", tool="0.1.0", files={"a.arrow": FileRecord(2, "00fe")}),
+    ]
+    assert len({GOOD.digest, *(other.digest for other in others)}) == 4
+
+
+def test_a_newer_format_says_upgrade(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=f"formats up to {FORMAT}, but .* has format {FORMAT + 1}: upgrade engram"):
+        read_manifest(write(tmp_path, format=FORMAT + 1, unheard_of=True))
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/../../outside", "/etc/hostname", "", "nul\0byte"])
+def test_files_outside_the_artifact_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ArtifactError, match="lie inside it"):
+        read_manifest(write(tmp_path, files={name: {"bytes": 1, "xxh3_128": "00"}}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": ...},
+        {"kind": ...},
+        {"format": ...},
+        {"format": "1"},
+        {"files": []},
+        {"files": {"a": 3}},
+        {"files": {"a": {"bytes": 3}}},
+        {"files": {"a": {"bytes": "3", "xxh3_128": "00"}}},
+        {"files": {"a": {"bytes": -1, "xxh3_128": "00"}}},
+        {"files": {"a": {"bytes": 1, "xxh3_128": None}}},
+        {"facts": []},
+        {"inputs": "corpus"},
+        {"recipe": None},
+        {"kind": 7},
+        {"unheard_of": 1},
+    ],
+    ids=str,
+)
+def test_a_manifest_that_is_not_one_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(ArtifactError, match="manifest"):
+        read_manifest(write(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[1]", b"null", b"\xff\xfe", b"[" * 100_000], ids=lambda content: repr(content[:8])
+)
+def test_bytes_that_are_no_manifest_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(ArtifactError, match="manifest"):
+        read_manifest(tmp_path)
+
+
+def test_nothing_a_file_or_an_unfinished_directory_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "unfinished").mkdir()
+    for name, message in (("none", "nothing is there"), ("file", "a file lies there"), ("unfinished", "did not finish")):
+        with pytest.raises(ArtifactError, match=message):
+            read_manifest(tmp_path / name)
