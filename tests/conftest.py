@@ -1,11 +1,39 @@
-"""Fixtures of all tests."""
+"""Fixtures of all tests: small artifacts made once, and an environment that does not leak in or out."""
 
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+from engram_cli.corpus.artifact import NGrams, open_ngrams
+from tests.corpora import write_ngrams
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: for matrices as small as these, threads cost more than they give
+settings.register_profile("house", deadline=None)  # machines are shared: a slow example is not a failure
+settings.load_profile("house")
+
+_SPOKEN_TO = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "RAYON_NUM_THREADS")
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that changes what is printed comes from the shell, and what a test sets does not stay."""
+    for name in _SPOKEN_TO:
+        monkeypatch.setenv(name, "")  # so that it is put back even where it is not set now
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def ngrams_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small n-gram artifact with held-out documents; do not write into it."""
+    return write_ngrams(tmp_path_factory.mktemp("ngrams") / "small")
+
+
+@pytest.fixture(scope="session")
+def ngrams(ngrams_path: Path) -> NGrams:
+    """The small n-gram artifact, opened."""
+    return open_ngrams(ngrams_path)
 
 
 @pytest.fixture(scope="session")
