@@ -72,7 +72,11 @@ class LayerLayout:
 
         `heads` picks some of the heads; windows need to be no longer than the orders those serve.
         """
-        parts = (self.multipliers_NH[: windows_TN.shape[-1], heads], np.array(self.primes_H)[heads], np.array(self.offsets_H)[heads])
+        parts = (
+            self.multipliers_NH[: windows_TN.shape[-1], heads],
+            np.array(self.primes_H)[heads],
+            np.array(self.offsets_H)[heads],
+        )
         if not isinstance(windows_TN, np.ndarray):  # a torch tensor: put the constants on its device
             parts = tuple(windows_TN.new_tensor(part) for part in parts)
         return row_ids(windows_TN, *parts)
@@ -102,7 +106,7 @@ class Layout:
 
     @classmethod
     def from_arrow(cls, table: pa.Table) -> "Layout":
-        """Read what `to_arrow` wrote. Raises ArtifactError where columns or metadata are missing."""
+        """Read what `to_arrow` wrote. Raises ArtifactError where columns or metadata are missing or do not fit each other."""
         metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         try:
             columns = {name: table[name].to_pylist() for name in schema.LAYOUT.names}
@@ -116,9 +120,17 @@ class Layout:
                 )
                 for layer in dict.fromkeys(columns["layer"])
             ]
-        except (KeyError, ValueError) as error:
+            layout = cls(tuple(layers))
+            fits = all(layer.max_order == len(layer.multipliers_N) and min(layer.primes_H) > 1 for layer in layers)
+            fits = fits and bool(layers) and layout.to_arrow().equals(table)
+        except (KeyError, ValueError, TypeError) as error:
             raise ArtifactError(f"layout.arrow lacks {error}: the table artifact is damaged; build it again") from None
-        return cls(tuple(layers))
+        if not fits:
+            raise ArtifactError(
+                "the heads of a layout lie end to end, each with its prime and multipliers, but layout.arrow has others: rows would be "
+                "read for the wrong gram; build the table again"
+            )
+        return layout
 
 
 def plan_layout(recipe: HashRecipe, vocab: int, pad: int) -> Layout:

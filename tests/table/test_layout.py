@@ -73,3 +73,31 @@ def test_a_layout_without_its_metadata_is_refused(metadata: dict[str, str] | Non
     table: pa.Table = plan_layout(RECIPE, 100, pad=0).to_arrow().replace_schema_metadata(metadata)
     with pytest.raises(ArtifactError, match=r"layout\.arrow lacks"):
         Layout.from_arrow(table)
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "value"),
+    [("offset", 1, 52), ("prime", 0, 1), ("prime", 2, -61), ("head", 3, 1), ("order", 5, 2), ("layer", 0, 7)],
+)
+def test_a_layout_whose_heads_do_not_lie_end_to_end_is_refused(column: str, row: int, value: int) -> None:
+    table = plan_layout(RECIPE, 100, pad=0).to_arrow()
+    records = table.to_pylist()
+    records[row][column] = value
+    with pytest.raises(ArtifactError, match="the wrong gram"):
+        Layout.from_arrow(pa.Table.from_pylist(records, table.schema))
+
+
+def test_a_layout_without_heads_or_with_gaps_in_its_columns_is_refused() -> None:
+    table = plan_layout(RECIPE, 100, pad=0).to_arrow()
+    records = table.to_pylist()
+    records[0]["prime"] = None
+    for wrong in (table.slice(0, 0), pa.Table.from_pylist(records, table.schema)):
+        with pytest.raises(ArtifactError, match=r"layout\.arrow"):
+            Layout.from_arrow(wrong)
+
+
+def test_a_layout_with_too_few_multipliers_is_refused() -> None:
+    table = plan_layout(RECIPE, 100, pad=0).to_arrow()
+    short = table.schema.metadata | {b"multipliers-7": b"3 5"}
+    with pytest.raises(ArtifactError, match="the wrong gram"):
+        Layout.from_arrow(table.replace_schema_metadata(short))
