@@ -9,6 +9,7 @@ Unknown keys are refused with the nearest known one; missing keys take the defau
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -159,7 +160,7 @@ def parse_recipe(text: str, source: str = "the recipe") -> Recipe:
     """Parse recipe text; `source` names it in messages. Raises RecipeError as `load_recipe` does."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also for a number of thousands of digits
         raise RecipeError(f"a recipe is TOML, but {source} is not ({error}); see tables/demo.toml") from None
     try:
         recipe: Recipe = _section(Recipe, document, "")
@@ -193,9 +194,9 @@ def _value(kind: Any, value: Any, key: str) -> Any:
     if get_origin(kind) is tuple:
         element = get_args(kind)[0]
         return tuple(_value(element, item, key) for item in (value if isinstance(value, list) else [value]))
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 1 << 1000:
         return float(value)
-    if type(value) is not kind:
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
         names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
         raise RecipeError(f"`{key}` is {names[kind]}, but the recipe says {value!r}; change it")
     return value
@@ -203,10 +204,10 @@ def _value(kind: Any, value: Any, key: str) -> Any:
 
 def _toml(value: Any) -> str:
     """A setting as TOML; what TOML and JSON share is written as JSON."""
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _rule(holds: Any, key: str, rule: str, found: Any) -> None:
     if not holds:
-        shown = ", ".join(map(str, found)) if isinstance(found, tuple) else found
-        raise RecipeError(f"`{key}` must be {rule}, but it is {shown or 'empty'}; change it")
+        shown = ", ".join(map(str, found)) or "empty" if isinstance(found, tuple) else found
+        raise RecipeError(f"`{key}` must be {rule}, but it is {shown}; change it")

@@ -127,8 +127,8 @@ class Layout:
             raise ArtifactError(f"layout.arrow lacks {error}: the table artifact is damaged; build it again") from None
         if not fits:
             raise ArtifactError(
-                "the heads of a layout lie end to end, each with its prime and multipliers, but layout.arrow has others: rows would "
-                "be read for the wrong gram; build the table again"
+                "the heads of a layout lie end to end, each with its prime and multipliers, but those of layout.arrow do not: rows "
+                "would be read for the wrong gram; build the table again"
             )
         return layout
 
