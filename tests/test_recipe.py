@@ -1,0 +1,133 @@
+"""Recipes: defaults, every rule with its way out, and no key that is not known."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from engram_cli.errors import RecipeError
+from engram_cli.recipe import HashRecipe, Recipe, TrainingRecipe, load_recipe, parse_recipe
+
+
+def test_an_empty_recipe_has_the_defaults() -> None:
+    assert parse_recipe("") == Recipe()
+
+
+def test_every_key_can_be_set() -> None:
+    recipe = parse_recipe(
+        'name = "n"\ndescription = "d"\n[hash]\norders = [2, 4]\nheads = 2\nsize = [10, 20]\nlayers = [0, 1]\nseed = 5\n'
+        '[rows]\ndim = 8\ndtype = "bf16"\ninit = "zero"\n[host]\nwidth = 8\nlayers = 2\nheads = 2\n[training]\nminutes = 1'
+    )
+    assert (recipe.name, recipe.description, recipe.hash.sizes, recipe.rows.dtype) == ("n", "d", (10, 20), "bf16")
+    assert recipe.training.minutes == 1.0  # a whole number is a number
+
+
+RECIPES = st.builds(
+    Recipe,
+    name=st.text(max_size=10),
+    description=st.text(max_size=10),
+    hash=st.builds(HashRecipe, heads=st.integers(1, 9), seed=st.integers(0, 2**62)),
+    training=st.builds(TrainingRecipe, learning_rate=st.floats(1e-300, 1e300), minutes=st.floats(1e-9, 1e9)),
+)
+
+
+@given(recipe=RECIPES)
+@example(recipe=Recipe(name='\x7f \x00 " \\ \u2028'))
+def test_what_an_artifact_records_is_the_recipe(recipe: Recipe) -> None:
+    assert parse_recipe(recipe.to_toml()) == recipe
+
+
+def test_one_number_stands_for_a_list_of_one() -> None:
+    assert parse_recipe("[hash]\nsize = 7\nlayers = 0").hash == HashRecipe(size=(7,), layers=(0,))
+    assert HashRecipe(orders=(2, 3, 4), size=(7,)).sizes == (7, 7, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[hash]\nhaeds = 3", "`hash.haeds` is not one; did you mean `hash.heads`"),
+        ("[hsah]\nheads = 3", "`hsah` is not one; did you mean `hash`"),
+        ("[rows]\nqqq = 3", "`rows.qqq` is not one; known are dim, dtype, init"),
+        ('text = "x"', "`text` is not one"),
+        ("hash = 3", r"`hash` is a section, but it is 3; write \[hash\]"),
+        ("[rows]\ndim = 4.5", "`rows.dim` is a whole number, but the recipe says 4.5"),
+        ("[rows]\ndim = true", "`rows.dim` is a whole number, but the recipe says True"),
+        ('[hash]\norders = [2, "3"]', "`hash.orders` is a whole number, but the recipe says '3'"),
+        ("[memory]\nsigned_sqrt = 1", "`memory.signed_sqrt` is true or false, but the recipe says 1"),
+        ("name = 3", "`name` is a text"),
+        ("name = ", "is TOML, but"),
+    ],
+    ids=str,
+)
+def test_what_is_no_recipe_is_refused(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(text)
+
+
+@pytest.mark.parametrize(
+    ("section", "setting", "message"),
+    [
+        ("hash", "orders = []", "from 2 up, but it is empty"),
+        ("hash", "orders = [1, 2]", "from 2 up, but it is 1, 2"),
+        ("hash", "orders = [3, 2]", "ascending"),
+        ("hash", "orders = [2, 2]", "distinct"),
+        ("hash", "orders = [2, 7]", "at most 6"),
+        ("hash", "heads = 0", "1 or more, but it is 0"),
+        ("hash", "size = [5, 5, 5]", "one number, or 2"),
+        ("hash", "size = 1", "from 2 to 2"),
+        ("hash", "size = 1099511627776", "from 2 to 2"),
+        ("hash", "layers = []", "0-based"),
+        ("hash", "layers = [-1]", "0-based"),
+        ("hash", "layers = [1, 1]", "distinct"),
+        ("hash", "layers = [4]", "below host.layers = 4"),
+        ("rows", "dim = 0", "from 1 to 4096"),
+        ("rows", 'dtype = "f64"', "one of f32, f16, bf16"),
+        ("rows", 'init = "ones"', "one of counts, random, zero"),
+        ("host", "width = 10", "an even multiple of host.heads = 6"),
+        ("host", "width = 18", "an even multiple of host.heads = 6"),
+        ("host", "layers = 0", "1 or more"),
+        ("host", "context = 1", "2 or more"),
+        ("training", "batch = 0", "1 or more"),
+        ("training", "learning_rate = 0", "above 0"),
+        ("training", "weight_decay = -1", "0 or more"),
+        ("training", "row_learning_rate = -0.1", "0 or more"),
+        ("training", "minutes = 0", "above 0"),
+    ],
+)
+def test_every_rule_names_the_key_and_what_was_found(section: str, setting: str, message: str) -> None:
+    key = setting.split(" ")[0]
+    with pytest.raises(RecipeError, match=rf"^mine\.toml: `{section}\.{key}` must be .*{message}"):
+        parse_recipe(f"[{section}]\n{setting}", "mine.toml")
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_numbers_that_are_none_are_refused(number: str) -> None:
+    for setting in ("learning_rate", "weight_decay", "row_learning_rate", "minutes"):
+        with pytest.raises(RecipeError, match=f"`training.{setting}`"):
+            parse_recipe(f"[training]\n{setting} = {number}")
+
+
+def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    for name in ("none.toml", "binary.toml", "."):
+        with pytest.raises(RecipeError, match="cannot be read"):
+            load_recipe(tmp_path / name)
+
+
+def test_a_recipe_is_read_from_its_file(tmp_path: Path) -> None:
+    (tmp_path / "one.toml").write_text('name = "née"', encoding="utf-8")
+    assert load_recipe(tmp_path / "one.toml").name == "née"
+
+
+@given(text=st.text(max_size=60))
+@example(text="x = " + "[" * 100_000)
+@example(text="x = " + "9" * 5_000)
+@example(text="[training]\nminutes = 1" + "0" * 400)
+@example(text='"\n" = 1')
+def test_any_text_is_a_recipe_or_refused(text: str) -> None:
+    try:
+        found = parse_recipe(text)
+    except RecipeError:
+        found = None
+    assert found in (None, Recipe())
