@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from engram_cli.store.resources import format_bytes
+
 if TYPE_CHECKING:
     import pyarrow as pa
     from rich.console import Console
@@ -92,7 +94,7 @@ def written(value: Any, unit: str = "") -> str:
     if unit == "share":
         return f"{100 * value:.2f} %"
     if unit == "bytes":
-        return bytes_text(value)
+        return format_bytes(value)
     if unit == "seconds":
         return seconds_text(value)
     if isinstance(value, int) or (value.is_integer() and abs(value) >= 1000):
@@ -100,15 +102,6 @@ def written(value: Any, unit: str = "") -> str:
     if unit in _DECIMALS:
         return f"{value:,.{_DECIMALS[unit]}f}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.3g}"
-
-
-def bytes_text(count: float) -> str:
-    """1536 -> "1.5 KiB"."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:,.0f} B" if unit == "B" else f"{count:,.1f} {unit}"
-        count /= 1024
-    return f"{count:,.1f} TiB"
 
 
 def seconds_text(seconds: float) -> str:
@@ -305,7 +298,7 @@ class Progress:
 
 def _rate_text(rate: float, unit: str) -> str:
     if unit == "bytes":
-        return f"{bytes_text(rate)}/s"
+        return f"{format_bytes(rate)}/s"
     for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if rate >= scale:
             return f"{rate / scale:.1f} {letter} {unit}/s"

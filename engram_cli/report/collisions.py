@@ -11,7 +11,6 @@ Shapes: G grams of one order, R rows (buckets) of one head, N the order, newest 
 
 import itertools
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +20,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from engram_cli.corpus.artifact import NGrams
-from engram_cli.errors import ArtifactError, RecipeError, ResourceError
+from engram_cli.errors import ArtifactError, RecipeError
 from engram_cli.progress import SILENT, ProgressLike
 from engram_cli.report.report import Measure, Report, column, table
+from engram_cli.store.resources import need_memory
 from engram_cli.table.hashing import mixes
 from engram_cli.table.layout import LayerLayout, Layout
 
@@ -342,12 +342,7 @@ def _check_memory(ngrams: NGrams, chosen: Sequence[LayerLayout]) -> None:
     grams = max(len(ngrams.counts(order)[0]) for order in chosen[0].orders)
     rows = max(max(layer.primes_H) for layer in chosen)
     needed = grams * _BYTES_PER_GRAM + rows * _BYTES_PER_ROW
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
-        raise ResourceError(
-            f"a head of {rows:,} rows and {grams:,} grams needs {needed:,} bytes of memory, but this machine has {there:,}; give a "
-            "smaller `hash.size`, or count fewer grams"
-        )
+    need_memory(needed, f"a head of {rows:,} rows and {grams:,} grams", "give a smaller `hash.size`, or count fewer grams")
 
 
 def _blocks(count: int) -> Iterator[slice]:
