@@ -43,7 +43,7 @@ class Chat:
         self.session = session
         self.as_json = as_json
         self.at_terminal = sys.stdin.isatty()
-        self._over = False
+        self._over = self._warned = False
 
     def run(self) -> None:
         """Take turns from stdin until it ends."""
@@ -62,6 +62,7 @@ class Chat:
         """One turn: the answer on stdout as it comes, or as one line of JSON."""
         self.session.feed(text)
         pieces: list[str] = []
+        stopped = False
         try:
             with closing(self.session.generate()) as answer:
                 for piece in answer:
@@ -72,12 +73,15 @@ class Chat:
         except KeyboardInterrupt:
             if not self.at_terminal:
                 raise
-            _say(" (stopped)")
+            stopped = True
         if self.as_json:
             usage = asdict(self.session.last_usage)
             self._print_json({"text": text, "answer": "".join(pieces), "stopped_by": self.session.stopped_by, "usage": usage})
         else:
             print(flush=True)
+        if stopped:
+            _say("(stopped)")
+        self._warn_of_full_context()
 
     def command(self, line: str) -> None:
         """Obey a line that begins with a slash. Raises ChatError where it cannot."""
@@ -147,6 +151,15 @@ class Chat:
     def _quit(self, rest: str) -> None:
         self._over = True
 
+    def _warn_of_full_context(self) -> None:
+        if self.session.decoder.first and not self._warned:
+            self._warned = True
+            context = self.session.table.host.recipe.context
+            _say(
+                f"engram: warning: the host sees {context} tokens, and the conversation outgrew that: whenever they are full it "
+                f"goes on with the newest {context // 2} and forgets the rest (said once)"
+            )
+
     def _show(self, report: "Report") -> None:
         from engram_cli.commands.terminal import as_document, show
 
@@ -190,7 +203,7 @@ def changed(sampling: "Sampling", name: str, value: str) -> "Sampling":
         number = kind(value)
     except ValueError:
         wanted = "a whole number" if kind is int else "a number"
-        raise ChatError(f"{name} is {wanted}, but it is given {value or 'nothing'!r}; write /set {name} {known[name]}") from None
+        raise ChatError(f"{name} is {wanted}, but it is given {repr(value) if value else 'nothing'}; write /set {name} {known[name]}") from None
     return replace(sampling, **{name: number})
 
 
@@ -230,7 +243,7 @@ def _line_editing() -> Iterator[None]:
         readline.read_history_file(path)
 
     def complete(text: str, number: int) -> str | None:
-        found = [f"/{name}" for name in COMMANDS if f"/{name}".startswith(text)] if text.startswith("/") else []
+        found = [f"/{name} " for name in COMMANDS if f"/{name}".startswith(text)] if text.startswith("/") else []
         return found[number] if number < len(found) else None
 
     readline.set_completer(complete)

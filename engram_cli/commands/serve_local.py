@@ -13,16 +13,16 @@ def command(
     prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="One turn: print the answer and exit.")] = None,
     system: Annotated[str, typer.Option("--system", metavar="TEXT", help="First paragraph of the conversation.")] = "",
     no_memory: Annotated[bool, typer.Option("--no-memory", help="The host alone: nothing is looked up.")] = False,
-    temperature: Annotated[float | None, typer.Option(metavar="T", help="0: the likeliest token, always. (0.7)")] = None,
-    top_k: Annotated[int | None, typer.Option(metavar="K", help="Choose among the K likeliest tokens; 0: all. (40)")] = None,
+    temperature: Annotated[float | None, typer.Option(metavar="T", help="0: the likeliest token, always. [default: 0.7]")] = None,
+    top_k: Annotated[int | None, typer.Option(metavar="K", help="Choose among the K likeliest tokens; 0: all. [default: 40]")] = None,
     top_p: Annotated[
-        float | None, typer.Option(metavar="P", help="Choose among the likeliest tokens that together have this share. (0.95)")
+        float | None, typer.Option(metavar="P", help="Choose among the likeliest tokens that together have this share. [default: 0.95]")
     ] = None,
     repetition_penalty: Annotated[
-        float | None, typer.Option(metavar="F", help="Above 1: tokens that stand there already are less likely. (1.1)")
+        float | None, typer.Option(metavar="F", help="Above 1: tokens that stand there already are less likely. [default: 1.1]")
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Longest answer. (128)")] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Of the random numbers: equal seeds, equal answers. (0)")] = None,
+    max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Longest answer. [default: 128]")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of the random numbers: equal seeds, equal answers. [default: 0]")] = None,
     device: Device = "auto",
     threads: Annotated[
         int, typer.Option(min=0, metavar="N", help="Threads to use; 0: as many as there are cores. Small hosts want 1.")
@@ -45,7 +45,6 @@ def command(
     import torch
 
     from engram_cli.commands.chat import Chat
-    from engram_cli.commands.terminal import progress
     from engram_cli.model.generate import Sampling
     from engram_cli.model.session import Session
     from engram_cli.model.table import open_table
@@ -61,11 +60,10 @@ def command(
     sampling = Sampling(**{name: value for name, value in given.items() if value is not None})
     if threads:
         torch.set_num_threads(threads)
-    with progress() as shown:
-        session = Session(open_table(table, device), sampling, memory=not no_memory, progress=shown)
-        session.reset(system)
-        chat = Chat(session, as_json)
-        if prompt is None:
-            chat.run()
-        else:
-            chat.answer(prompt)
+    session = Session(open_table(table, device), sampling, memory=not no_memory)
+    session.reset(system)
+    chat = Chat(session, as_json)
+    if prompt is None:
+        chat.run()
+    else:
+        chat.answer(prompt)

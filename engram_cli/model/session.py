@@ -19,7 +19,6 @@ from tokenizers import Tokenizer
 from engram_cli.errors import ChatError
 from engram_cli.model.generate import Decoder, Sampling, Usage, generate
 from engram_cli.model.table import Table
-from engram_cli.progress import SILENT, ProgressLike
 
 PARAGRAPH = "\n\n"
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a decoder writes for bytes that are not a whole character
@@ -30,18 +29,14 @@ class Session:
     random numbers.
 
     turn: (first id, first id of the answer, one past the last) of the last turn in `decoder.ids`; stopped_by: why its answer ended:
-    "paragraph", "end", "max_tokens", "interrupt", or "" before the first. `progress` is warned, once, when the context is full.
+    "paragraph", "end", "max_tokens", "interrupt", or "" before the first. The host has forgotten the first `decoder.first` ids.
     """
 
-    def __init__(
-        self, table: Table, sampling: Sampling | None = None, *, memory: bool = True, progress: ProgressLike = SILENT
-    ) -> None:
+    def __init__(self, table: Table, sampling: Sampling | None = None, *, memory: bool = True) -> None:
         self.table = table
         self.decoder = Decoder(table, memory)
         self.system = ""
         self._sampling = sampling or Sampling()
-        self._progress = progress
-        self._warned = False
         self.reset()
 
     def reset(self, system: str | None = None) -> None:
@@ -96,7 +91,6 @@ class Session:
         try:
             with closing(generate(self.decoder, self._sampling, self._random)) as tokens:
                 for token in tokens:
-                    self._warn_of_full_context()
                     piece = answer.push(token)
                     if piece:
                         yield piece
@@ -119,15 +113,6 @@ class Session:
         except UnicodeEncodeError as error:
             raise ChatError(f"a turn is UTF-8 text, but its character {error.start} is not; convert it to UTF-8 first") from None
         return self.table.tokenizer.encode(text, add_special_tokens=False).ids
-
-    def _warn_of_full_context(self) -> None:
-        if self.decoder.first and not self._warned:
-            self._warned = True
-            context = self.table.host.recipe.context
-            self._progress.warn(
-                f"the conversation outgrew the host's context of {context} tokens: when that is full, the host goes on with the "
-                f"newest {context // 2} of them and forgets the rest (said once)"
-            )
 
 
 class _Answer:

@@ -178,24 +178,3 @@ def test_usage_of_the_last_turn_and_of_the_session(table: Table) -> None:
     list(session.generate())
     assert first.prefill_tokens > 0
     assert session.usage == first + session.last_usage
-
-
-def test_a_full_context_is_said_once(table: Table) -> None:
-    class Listener:
-        def __init__(self) -> None:
-            self.warnings: list[str] = []
-
-        def stage(self, number: int, of: int, text: str) -> None: ...
-
-        def advance(self, done: float, total: float | None, unit: str, note: str = "") -> None: ...
-
-        def warn(self, text: str) -> None:
-            self.warnings.append(text)
-
-    listener = Listener()
-    session = Session(table, Sampling(max_tokens=40), progress=listener)
-    for _ in range(3):
-        session.feed("The capital of France is a city on a river, and so is the capital of Italy.")
-        list(session.generate())
-    assert len(listener.warnings) == 1
-    assert "32 tokens" in listener.warnings[0]
