@@ -203,7 +203,9 @@ def changed(sampling: "Sampling", name: str, value: str) -> "Sampling":
         number = kind(value)
     except ValueError:
         wanted = "a whole number" if kind is int else "a number"
-        raise ChatError(f"{name} is {wanted}, but it is given {repr(value) if value else 'nothing'}; write /set {name} {known[name]}") from None
+        raise ChatError(
+            f"{name} is {wanted}, but it is given {repr(value) if value else 'nothing'}; write /set {name} {known[name]}"
+        ) from None
     return replace(sampling, **{name: number})
 
 

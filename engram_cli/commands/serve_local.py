@@ -14,15 +14,20 @@ def command(
     system: Annotated[str, typer.Option("--system", metavar="TEXT", help="First paragraph of the conversation.")] = "",
     no_memory: Annotated[bool, typer.Option("--no-memory", help="The host alone: nothing is looked up.")] = False,
     temperature: Annotated[float | None, typer.Option(metavar="T", help="0: the likeliest token, always. [default: 0.7]")] = None,
-    top_k: Annotated[int | None, typer.Option(metavar="K", help="Choose among the K likeliest tokens; 0: all. [default: 40]")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(metavar="K", help="Choose among the K likeliest tokens; 0: all. [default: 40]")
+    ] = None,
     top_p: Annotated[
-        float | None, typer.Option(metavar="P", help="Choose among the likeliest tokens that together have this share. [default: 0.95]")
+        float | None,
+        typer.Option(metavar="P", help="Choose among the likeliest tokens that together have this share. [default: 0.95]"),
     ] = None,
     repetition_penalty: Annotated[
         float | None, typer.Option(metavar="F", help="Above 1: tokens that stand there already are less likely. [default: 1.1]")
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Longest answer. [default: 128]")] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Of the random numbers: equal seeds, equal answers. [default: 0]")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Of the random numbers: equal seeds, equal answers. [default: 0]")
+    ] = None,
     device: Device = "auto",
     threads: Annotated[
         int, typer.Option(min=0, metavar="N", help="Threads to use; 0: as many as there are cores. Small hosts want 1.")
