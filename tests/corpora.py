@@ -6,8 +6,16 @@ from pathlib import Path
 
 from engram_cli.corpus.extract import extract
 
-_PLACES = ("France Paris Seine", "Italy Rome Tiber", "Austria Vienna Danube", "Poland Warsaw Vistula", "Portugal Lisbon Tagus",
-           "Egypt Cairo Nile", "England London Thames", "Iraq Baghdad Tigris", "Hungary Budapest Danube", "Serbia Belgrade Sava")  # fmt: skip
+_PLACES = (
+    "France Paris Seine",
+    "Italy Rome Tiber",
+    "Austria Vienna Danube",
+    "Poland Warsaw Vistula",
+    "Portugal Lisbon Tagus",
+    "Egypt Cairo Nile",
+    "England London Thames",
+    "Iraq Baghdad Tigris",
+)
 _SENTENCES = (
     "The capital of {0} is {1}.",
     "{1} is the capital and largest city of {0}.",

@@ -72,15 +72,15 @@ def extract(
             used = _train(reader, train_vocab, held_out, progress)
         assert used is not None
         vocabulary = _vocabulary(used, canonical, pad_token, orders, progress)
-        stages.next("encoding")
-        tokens = TokenFiles(draft, vocabulary.vocab, vocabulary.end, held_out)
-        tokens.encode(reader, used, progress)
-        _tell_what_is_missing(reader, tokens, held_out, progress)
-        distinct, singletons = _count(tokens, vocabulary, orders, threads or _cores(), draft, stages)
-        stages.next("writing")
-        vocabulary.write(draft, tokenizer)
-        draft.inputs["corpus"] = tokens.finish([source.name for source in sources])
-        draft.facts = _facts(tokens, vocabulary, orders, held_out) | {"distinct": distinct, "singletons": singletons}
+        with TokenFiles(draft, vocabulary.vocab, vocabulary.end, held_out) as tokens:
+            stages.next("encoding")
+            tokens.encode(reader, used, progress)
+            _tell_what_is_missing(reader, tokens, held_out, progress)
+            distinct, singletons = _count(tokens, vocabulary, orders, threads or _cores(), draft, stages)
+            stages.next("writing")
+            vocabulary.write(draft, tokenizer)
+            draft.inputs["corpus"] = tokens.finish([source.name for source in sources])
+            draft.facts = _facts(tokens, vocabulary, orders, held_out) | {"distinct": distinct, "singletons": singletons}
     return open_artifact(out, "ngrams")
 
 

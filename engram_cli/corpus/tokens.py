@@ -91,7 +91,7 @@ class Part:
 
 
 class TokenFiles:
-    """The tokens and documents of an n-gram artifact while they are written into `draft`."""
+    """The tokens and documents of an n-gram artifact while they are written into `draft`; a context that closes its files."""
 
     def __init__(self, draft: Draft, vocab: int, end: int | None, held_out: float) -> None:
         self.draft = draft
@@ -101,6 +101,13 @@ class TokenFiles:
         dtype = self.schema.field("token").type.to_pandas_dtype()
         self.training = Part(draft.path / "training.ids", dtype)
         self.held_out = Part(draft.path / "held_out.ids", dtype)
+
+    def __enter__(self) -> "TokenFiles":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.training.file.close()
+        self.held_out.file.close()
 
     def encode(self, reader: Reader, tokenizer: Tokenizer, progress: ProgressLike) -> None:
         """Encode all documents of `reader`; the next batch is read while one is encoded."""

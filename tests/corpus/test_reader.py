@@ -1,0 +1,171 @@
+"""Sources and documents: every format, every compression, and where a document begins and ends."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import xxhash
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engram_cli.corpus.reader import Reader, pieces
+from engram_cli.corpus.sources import find_sources
+from engram_cli.errors import CorpusError
+
+TEXTS = ["First.\r\nSecond line.", "Ünïcödé 東京 🙂", "  spaced  "]
+
+
+def read(*names: Path | str, **settings: str) -> list[str]:
+    return [document.text for document in Reader(find_sources(names).sources, **settings)]  # type: ignore[arg-type]
+
+
+def jsonl(*texts: str | None) -> bytes:
+    return b"".join(json.dumps({"id": 1, "text": text}).encode() + b"\n" for text in texts)
+
+
+def parquet(texts: list[str | None], type: pa.DataType | None = None) -> bytes:
+    sink = pa.BufferOutputStream()
+    column = pa.array(texts, pa.string()).cast(type or pa.string())
+    pq.write_table(pa.table({"id": range(len(texts)), "text": column}), sink, row_group_size=2)
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+COMPRESS = {"": lambda data: data, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.jsonl", "a.ndjson", "a.parquet", "A.JSONL"])
+def test_every_format_is_read_plain_and_compressed(tmp_path: Path, name: str, suffix: str) -> None:
+    content = {".txt": TEXTS[0].encode(), ".md": TEXTS[0].encode(), ".parquet": parquet(list(TEXTS))}.get(name[1:], jsonl(*TEXTS))
+    (tmp_path / (name + suffix)).write_bytes(COMPRESS[suffix](content))
+    expected = TEXTS[:1] if name[1:] in (".txt", ".md") else TEXTS
+    assert read(tmp_path / (name + suffix)) == expected
+
+
+@pytest.mark.parametrize("type", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+def test_parquet_text_may_be_stored_in_any_way(tmp_path: Path, type: pa.DataType) -> None:
+    (tmp_path / "a.parquet").write_bytes(parquet(list(TEXTS), type))
+    assert read(tmp_path / "a.parquet") == TEXTS
+
+
+def test_compressed_files_may_be_concatenated(tmp_path: Path) -> None:
+    for suffix in (".gz", ".zst"):
+        compress = COMPRESS[suffix]
+        (tmp_path / f"a.jsonl{suffix}").write_bytes(compress(jsonl("one")) + compress(jsonl("two")))
+        assert read(tmp_path / f"a.jsonl{suffix}") == ["one", "two"]
+
+
+def test_another_field_may_hold_the_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"body": "x", "text": 1}\n')
+    pq.write_table(pa.table({"body": ["y"]}), tmp_path / "b.parquet")
+    assert read(tmp_path, text_field="body") == ["x", "y"]
+
+
+def test_folders_are_read_sorted_without_hidden_and_other_files(tmp_path: Path) -> None:
+    for name in ("b.txt", "a/z.txt", "a/.hidden.txt", ".git/x.txt", "a/image.png", "notes.tar.gz", "c.txt.gz"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(gzip.compress(name.encode()) if name.endswith("gz") else name.encode())
+    found = find_sources([tmp_path])
+    assert [Path(source.name).name for source in found.sources] == ["b.txt", "c.txt.gz", "z.txt"]
+    assert found.passed_over == 2
+
+
+def test_a_loop_of_links_ends(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert read(tmp_path) == ["text"]
+
+
+def test_a_named_file_is_text_whatever_it_is_called(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text("all:")
+    assert read(tmp_path / "Makefile") == ["all:"]
+
+
+def test_globs_reach_into_folders(tmp_path: Path) -> None:
+    for name in ("a.txt", "deep/b.txt", "deep/c.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert read(tmp_path / "**" / "*.txt") == ["a.txt", "deep/b.txt"]
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path) -> None:
+    (tmp_path / "a[1].txt").write_text("text")
+    assert read(tmp_path / "a[1].txt") == ["text"]
+
+
+def test_a_file_named_twice_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "a.txt")
+    assert read(tmp_path, tmp_path / "a.txt", tmp_path / "link.txt") == ["text"]
+
+
+def test_a_separator_splits_text_files_only(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n\n\n\nthree\n")
+    (tmp_path / "b.jsonl").write_bytes(jsonl("four\n\nfour"))
+    assert read(tmp_path, document_separator="\n\n") == ["one", "two", "three\n", "four\n\nfour"]
+
+
+@given(st.lists(st.binary(max_size=7), max_size=12), st.sampled_from([b"\n", b"ab", b"aa", b"\n\n\n"]))
+def test_pieces_are_those_of_the_whole_whatever_the_blocks(blocks: list[bytes], separator: bytes) -> None:
+    whole = b"".join(blocks)
+    found = list(pieces(iter(blocks), separator))
+    expected = whole.split(separator)
+    assert [piece for _, piece in found] == (expected if expected[-1] else expected[:-1])
+    assert all(whole[offset : offset + len(piece)] == piece for offset, piece in found)
+
+
+def test_blank_documents_and_empty_files_are_passed_over_and_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(jsonl("", " \n", "text", None) + b"\n  \n")
+    (tmp_path / "b.txt").write_bytes(b"")
+    (tmp_path / "c.parquet").write_bytes(parquet([None, "", "text"]))
+    reader = Reader(find_sources([tmp_path]).sources)
+    for _ in range(2):  # reading again counts again
+        assert [document.text for document in reader] == ["text", "text"]
+        assert reader.blank == 5
+        assert reader.empty == [str(tmp_path / "b.txt")]
+        assert reader.done == reader.bytes
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbftext")
+    (tmp_path / "b.jsonl").write_bytes(b"\xef\xbb\xbf" + jsonl("line"))
+    assert read(tmp_path) == ["text", "line"]
+
+
+@pytest.mark.parametrize(("errors", "expected"), [("replace", "a\ufffdb"), ("ignore", "ab")])
+def test_bytes_that_are_no_utf8_may_be_replaced_or_ignored(tmp_path: Path, errors: str, expected: str) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a\xffb")
+    assert read(tmp_path / "a.txt", encoding_errors=errors) == [expected]
+
+
+def test_half_surrogate_pairs_may_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a\\ud83d"}\n{"text": "\\ud83d\\ude42"}\n')
+    assert read(tmp_path, encoding_errors="replace") == ["a?", "🙂"]
+    with pytest.raises(CorpusError, match=r"half a surrogate pair \(\\ud83d\).*--encoding-errors replace"):
+        read(tmp_path)
+
+
+def test_a_document_is_known_by_the_digest_of_its_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Ünïcödé")
+    (tmp_path / "b.jsonl").write_bytes(jsonl("x", "Ünïcödé"))
+    one, _, other = Reader(find_sources([tmp_path]).sources)
+    assert one.digest == other.digest == xxhash.xxh3_128_intdigest("Ünïcödé".encode())
+    assert (one.bytes, one.source, other.source) == (11, 0, 1)
+
+
+def test_a_line_may_be_longer_than_a_block(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(jsonl("x" * (3 << 20), "short"))
+    assert [len(text) for text in read(tmp_path / "a.jsonl")] == [3 << 20, 5]
+
+
+def test_progress_goes_by_the_bytes_on_disk(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b"".join(jsonl(os.urandom(700).hex()) for _ in range(3000))))
+    reader = Reader(find_sources([tmp_path]).sources)
+    seen = [reader.done for _ in reader]
+    assert 0 < seen[0] < seen[-1] <= reader.bytes == (tmp_path / "a.jsonl.gz").stat().st_size

@@ -1,0 +1,32 @@
+"""The summary of what was counted."""
+
+from collections import Counter
+from pathlib import Path
+
+from engram_cli.corpus.artifact import NGrams, open_ngrams
+from engram_cli.report.ngrams_summary import summarise
+from engram_cli.report.report import Measure
+from tests.corpora import write_ngrams
+
+
+def test_top_grams_are_the_most_frequent(ngrams: NGrams) -> None:
+    top = summarise(ngrams).tables["top"].to_pylist()
+    tokens = ngrams.artifact.manifest.facts["tokens"]
+    for order in ngrams.orders:
+        shown = [record["count"] for record in top if record["order"] == order]
+        assert shown == sorted(ngrams.counts(order)[1].tolist(), reverse=True)[:10]
+    assert all(record["share"] == record["count"] / tokens for record in top)
+    assert any(record["gram"] == "the capital of" for record in top)
+
+
+def test_fewer_grams_than_are_shown_are_all_shown(tmp_path: Path) -> None:
+    ngrams = open_ngrams(write_ngrams(tmp_path / "one", documents=1, vocab=257, held_out=0))
+    shown = Counter(record["order"] for record in summarise(ngrams).tables["top"].to_pylist())
+    assert shown == {order: min(10, len(ngrams.counts(order)[0])) for order in ngrams.orders}
+
+
+def test_nothing_held_out_is_noted(ngrams: NGrams, tmp_path: Path) -> None:
+    assert not summarise(ngrams).notes
+    report = summarise(open_ngrams(write_ngrams(tmp_path / "one", documents=3, held_out=0)))
+    assert report.facts["held-out documents"] == Measure(0, "documents")
+    assert "nothing can be evaluated" in report.notes[0]
