@@ -1,1 +1,57 @@
+"""N-gram memory tables for transformers: count, build, look into, chat with, measure.
+
+    from engram_cli import open_ngrams, open_table
+
+What a command does, a name of `__all__` does. A name is loaded from its module when it is first used, so that importing the package
+costs nothing and `engram --help` answers at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engram_cli.corpus.artifact import open_ngrams as open_ngrams
+    from engram_cli.corpus.extract import extract as extract
+    from engram_cli.errors import EngramError as EngramError
+    from engram_cli.model.build import build as build
+    from engram_cli.model.generate import Sampling as Sampling
+    from engram_cli.model.session import Session as Session
+    from engram_cli.model.table import open_table as open_table
+    from engram_cli.model.train import Budget as Budget
+    from engram_cli.recipe import load_recipe as load_recipe
+    from engram_cli.report.collisions import collisions as collisions
+    from engram_cli.report.inspect import inspect as inspect
+    from engram_cli.report.report import read_report as read_report
+    from engram_cli.report.report import write_report as write_report
+    from engram_cli.report.verify import verify as verify
+    from engram_cli.store.artifact import open_artifact as open_artifact
+
 __version__ = "0.1.0"
+_HOMES = {
+    "Budget": "model.train",
+    "EngramError": "errors",
+    "Sampling": "model.generate",
+    "Session": "model.session",
+    "build": "model.build",
+    "collisions": "report.collisions",
+    "extract": "corpus.extract",
+    "inspect": "report.inspect",
+    "load_recipe": "recipe",
+    "open_artifact": "store.artifact",
+    "open_ngrams": "corpus.artifact",
+    "open_table": "model.table",
+    "read_report": "report.report",
+    "verify": "report.verify",
+    "write_report": "report.report",
+}
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
