@@ -66,14 +66,14 @@ def _table_layout(path: Path, ngrams: "NGrams") -> "tuple[Layout, str, str, dict
 
     artifact = open_artifact(path, "table")
     facts = artifact.manifest.facts
-    counted = ngrams.artifact.manifest.facts["token_map_digest"]
-    if facts["token_map_digest"] != counted:
+    built, counted = facts.get("token_map_digest"), ngrams.artifact.manifest.facts.get("token_map_digest")
+    if built != counted:
         raise ArtifactError(
-            f"table and n-grams must have one token map, but {path} has {facts['token_map_digest']} and {ngrams.artifact.path} has "
-            f"{counted}: the rows are other n-grams' rows; give the n-grams that the table was built from"
+            f"table and n-grams must have one token map, but {path} has {built} and {ngrams.artifact.path} has {counted}: the rows "
+            "are other n-grams' rows; give the n-grams that the table was built from"
         )
     layout = Layout.from_arrow(artifact.table("layout.arrow"))
-    return layout, str(facts["name"]), artifact.manifest.recipe, {"table": artifact.digest}
+    return layout, str(facts.get("name", path.name)), artifact.manifest.recipe, {"table": artifact.digest}
 
 
 def _recipe_layout(path: Path | None, ngrams: "NGrams") -> "tuple[Layout, str, str, dict[str, str]]":

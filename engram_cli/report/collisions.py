@@ -196,7 +196,7 @@ def collisions(
         "worst": table(WORST, _worst(candidates, worst), title="Worst buckets (most occurrences that are not the top gram's)"),
     }
     facts = _facts(ngrams, chosen, heads, limit)
-    return Report("collisions", f"Collisions in the layout `{name}`", facts, tables, _notes(heads, limit))
+    return Report("collisions", f"Collisions in the layout `{name}`", facts, tables, tuple(_notes(heads, limit)))
 
 
 def exceeds(report: Report, limit: float) -> bool:

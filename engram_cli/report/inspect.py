@@ -1,7 +1,7 @@
 """What an artifact is and where it came from, answered from its manifest and the heads of its files; no rows are read.
 
-Every artifact has a kind, a digest, inputs, facts, a recipe and files; a table adds its layout, weights and training; a report is
-read back as it was saved.
+Every artifact has a digest, inputs and files; an n-gram artifact adds what was counted, a table its layout, weights, training and
+recipe; a report is read back as it was saved.
 """
 
 import math
@@ -11,13 +11,16 @@ from typing import Any
 
 import pyarrow as pa
 
+from engram_cli.corpus.artifact import NGrams
 from engram_cli.errors import ArtifactError
+from engram_cli.report.ngrams_summary import summarise
 from engram_cli.report.report import Measure, Report, Scalar, column, read_report, table
 from engram_cli.store.artifact import Artifact
 from engram_cli.table.layout import Layout
 from engram_cli.table.rows import rows_file
 
-_UNITS = {"bytes": "bytes", "held_out_bytes": "bytes", "held_out_loss": "nats", "held_out": "share"}
+KINDS = {"ngrams": "n-gram artifact", "table": "table artifact"}
+_UNITS = {"held_out_loss": "nats", "bits_per_byte": "bits"}
 _EVALUATIONS = 12  # of a training run that are shown
 
 FILES = [
@@ -64,24 +67,32 @@ def inspect(artifact: Artifact) -> Report:
     kind = artifact.manifest.kind
     if kind == "report":
         return read_report(artifact.path)
-    facts = dict(_facts(artifact))
-    own = _table_parts(artifact) if kind == "table" else {}
-    settings = table(SETTINGS, _settings(artifact), title="Recipe")
-    files = table(
-        FILES, [{"file": n, "bytes": r.bytes, "xxh3_128": r.xxh3_128} for n, r in artifact.manifest.files.items()], title="Files"
-    )
-    tables = {**own, **({"settings": settings} if settings.num_rows else {}), "files": files}
-    return Report("inspect", f"{artifact.path}: {kind} artifact", facts, tables)
+    title = f"{artifact.path}: {KINDS.get(kind, kind)}"
+    files = [{"file": name, "bytes": r.bytes, "xxh3_128": r.xxh3_128} for name, r in artifact.manifest.files.items()]
+    tables = {"files": table(FILES, files, title="Files")}
+    if kind == "ngrams":
+        found = summarise(NGrams(artifact))
+        facts = {**dict(_origin(artifact)), **found.facts}
+        return Report("inspect", title, facts, {**found.tables, **tables}, found.notes)
+    facts = {**dict(_origin(artifact)), **dict(_facts(artifact))}
+    return Report("inspect", title, facts, {**(_table_parts(artifact) if kind == "table" else {}), **tables})
 
 
-def _facts(artifact: Artifact) -> Iterator[tuple[str, Scalar | Measure]]:
+def _origin(artifact: Artifact) -> Iterator[tuple[str, Scalar | Measure]]:
+    """What identifies the artifact, and what it was made from."""
     manifest = artifact.manifest
     yield "digest", artifact.digest
     yield "made by", f"engram {manifest.tool}, format {manifest.format}"
     for name, digest in manifest.inputs.items():
         yield f"made from {name}", digest
+    if "token_map_digest" in manifest.facts:
+        yield "token map", manifest.facts["token_map_digest"]
     yield "size", Measure(manifest.bytes, "bytes")
-    for key, value in _flat(manifest.facts):
+
+
+def _facts(artifact: Artifact) -> Iterator[tuple[str, Scalar | Measure]]:
+    """The manifest's facts, nested ones by dotted keys."""
+    for key, value in _flat({key: value for key, value in artifact.manifest.facts.items() if key != "token_map_digest"}):
         label = key.replace("_", " ").replace(".", ": ")
         yield label, Measure(value, _UNITS[key]) if key in _UNITS else value
 
@@ -144,6 +155,7 @@ def _table_parts(artifact: Artifact) -> dict[str, pa.Table]:
     }
     if "training.arrow" in artifact.manifest.files:
         parts["training"] = table(TRAINING, _training(artifact), title="Training")
+    parts["settings"] = table(SETTINGS, _settings(artifact), title="Recipe")
     return parts
 
 
