@@ -15,7 +15,7 @@ def folder(tmp_path: Path, ngrams: NGrams, ngrams_path: Path, table_path: Path) 
     """Links to the shared artifacts, and a report made from one of them."""
     (tmp_path / "counted").symlink_to(ngrams_path)
     (tmp_path / "table").symlink_to(table_path)
-    report = Report("collisions", "Shared rows", {"purity": Measure(0.75, "share")})
+    report = Report("verify", "Shared rows", {"purity": Measure(0.75, "share")})
     write_report(tmp_path / "asked", report, inputs={"ngrams": ngrams.artifact.digest})
     (tmp_path / "notes").mkdir()
     (tmp_path / ".asked.partial").mkdir()

@@ -1,0 +1,64 @@
+"""The artifacts that lie in a folder, as one report: what they are, which was made from which, and the figures that matter.
+
+An artifact names its inputs by digest, so whatever the folders are called, what a table was counted from is found again.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from engram_cli.report.report import Measure, Report, Scalar, column, read_report, table
+from engram_cli.store.artifact import KINDS, Artifact, open_artifact
+from engram_cli.store.manifest import FILE_NAME
+
+ARTIFACTS = [
+    column("artifact", pa.string(), "text"),
+    column("kind", pa.string(), "text"),
+    column("size", pa.int64(), "bytes"),
+    column("made_from", pa.string(), "text"),
+    column("pictures", pa.string(), "text"),
+]
+
+
+def artifacts_in(folder: Path) -> list[Artifact]:
+    """The artifacts directly in `folder`, in the order of the pipeline; none where it is an artifact itself or no folder."""
+    if (folder / FILE_NAME).exists() or not folder.is_dir():
+        return []
+    finished = [path for path in folder.iterdir() if (path / FILE_NAME).is_file() and not path.name.startswith(".")]
+    order = list(KINDS)
+    return sorted(map(open_artifact, finished), key=lambda one: (order.index(one.manifest.kind), one.path.name))
+
+
+def overview(folder: Path, artifacts: Sequence[Artifact]) -> Report:
+    """What `artifacts_in(folder)` are. Raises ArtifactError where a report among them is damaged."""
+    names = {artifact.digest: artifact.path.name for artifact in artifacts}
+    records = [
+        {
+            "artifact": str(artifact.path),
+            "kind": artifact.manifest.kind,
+            "size": artifact.manifest.bytes,
+            "made_from": ", ".join(names.get(digest, kind) for kind, digest in artifact.manifest.inputs.items()),
+            "pictures": ", ".join(name for name in artifact.manifest.files if name.endswith(".png")),
+        }
+        for artifact in artifacts
+    ]
+    facts = {f"{one.path.name}: {label}": fact for one in artifacts for label, fact in _figures(one)}
+    return Report(
+        "inspect", f"{folder}: {len(artifacts)} artifacts", facts, {"artifacts": table(ARTIFACTS, records, title="Artifacts")}
+    )
+
+
+def _figures(artifact: Artifact) -> Iterator[tuple[str, Scalar | Measure]]:
+    facts = artifact.manifest.facts
+    if artifact.manifest.kind == "report":
+        yield from read_report(artifact.path).facts.items()
+    elif artifact.manifest.kind == "ngrams":
+        yield "tokens", Measure(facts["tokens"], "tokens")
+        yield "held-out tokens", Measure(facts["held_out_tokens"], "tokens")
+        for order, distinct in facts["distinct"].items():
+            yield f"distinct {order}-grams", Measure(distinct, "grams")
+    else:
+        yield "rows", Measure(facts["rows"], "rows")
+        yield "training tokens", Measure(facts["tokens"], "tokens")
+        yield "held-out loss", Measure(facts["held_out_loss"], "nats")
