@@ -20,6 +20,8 @@ ARTIFACTS = [
     column("pictures", pa.string(), "text"),
 ]
 
+FIGURES = {"rows": "rows", "tokens": "tokens", "held_out_tokens": "tokens", "held_out_loss": "nats", "bits_per_byte": "bits"}
+
 
 def artifacts_in(folder: Path) -> list[Artifact]:
     """The artifacts directly in `folder`, in the order of the pipeline; none where it is an artifact itself or no folder."""
@@ -50,15 +52,12 @@ def overview(folder: Path, artifacts: Sequence[Artifact]) -> Report:
 
 
 def _figures(artifact: Artifact) -> Iterator[tuple[str, Scalar | Measure]]:
-    facts = artifact.manifest.facts
+    """A report's own facts, or those of a manifest that FIGURES names."""
     if artifact.manifest.kind == "report":
         yield from read_report(artifact.path).facts.items()
-    elif artifact.manifest.kind == "ngrams":
-        yield "tokens", Measure(facts["tokens"], "tokens")
-        yield "held-out tokens", Measure(facts["held_out_tokens"], "tokens")
-        for order, distinct in facts["distinct"].items():
-            yield f"distinct {order}-grams", Measure(distinct, "grams")
-    else:
-        yield "rows", Measure(facts["rows"], "rows")
-        yield "training tokens", Measure(facts["tokens"], "tokens")
-        yield "held-out loss", Measure(facts["held_out_loss"], "nats")
+    facts = artifact.manifest.facts
+    for key, unit in FIGURES.items():
+        if key in facts:
+            yield key.replace("_", " "), Measure(facts[key], unit)
+    for order, distinct in facts.get("distinct", {}).items():
+        yield f"distinct {order}-grams", Measure(distinct, "grams")
