@@ -18,6 +18,8 @@ DOCUMENTS = 150  # of each corpus file
 SMALLER = {
     r"--train-tokenizer \d+": "--train-tokenizer 400",
     r"--minutes [\d.]+": "--tokens 512",
+    r"train_vocab=\d+": "train_vocab=400",
+    r"seconds=\d+": "tokens=512",
 }
 RECIPE = """name = "demo"
 hash = {orders = [2, 3], heads = 2, size = 997, layers = [1]}
