@@ -17,7 +17,7 @@ Threads = Annotated[int, typer.Option("--threads", min=0, metavar="N", help="Thr
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Instead of the recipe's seeds.")]
 Memory = Annotated[str | None, typer.Option("--memory", metavar="SIZE", help="Most memory to use, such as 2GiB.")]
-Recipe = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="A recipe such as tables/demo.toml [default: built in].")]
+Recipe = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="A recipe, as tables/demo.toml [default: built in].")]
 Minutes = Annotated[float | None, typer.Option("--minutes", metavar="M", help="Train for so long [default: the recipe's].")]
 Tokens = Annotated[int | None, typer.Option("--tokens", metavar="N", help="Train on so many tokens, instead of --minutes.")]
 

@@ -120,8 +120,8 @@ def streams(ngrams: NGrams, layout: Layout | None) -> tuple[Windowed, Windowed]:
 
 @dataclass(frozen=True)
 class Start:
-    """Where training starts from: the layout and its filled rows on disk (None for plain), and the corpus's token vectors (None where
-    nothing starts from statistics). One start serves several trainers: none of them changes it."""
+    """Where training starts from: the layout and its filled rows on disk (None for plain), and the corpus's token vectors
+    (None where nothing starts from statistics). One start serves several trainers: none of them changes it."""
 
     vocab: int
     layout: Layout | None
@@ -134,7 +134,7 @@ class Start:
         training: Windowed,
         vocab: int,
         recipe: Recipe,
-        layout: Layout,
+        layout: Layout | None,
         directory: Path,
         *,
         fill: bool = True,
@@ -145,8 +145,9 @@ class Start:
         if recipe.rows.init == "counts":
             size = recipe.hash.heads * recipe.rows.dim
             vectors = token_vectors(training.stream.tokens_T, vocab, size, recipe.host.width, recipe.training.seed)
-        for number, layer in enumerate(layout.layers):
-            progress.advance(number, len(layout.layers), "layers")
+        layers = layout.layers if layout else ()
+        for number, layer in enumerate(layers):
+            progress.advance(number, len(layers), "layers")
             if fill:
                 rows = Rows.create(directory / rows_file(layer.layer), layer.rows, recipe.rows.dim, recipe.rows.dtype)
                 if recipe.rows.init == "random":
@@ -154,7 +155,7 @@ class Start:
                 if vectors is not None:
                     fill_rows(layer, rows, _occurrences(directory, layer.layer, layer.rows), training, vectors)
                 rows.flush()
-            progress.advance(number + 1, len(layout.layers), "layers")
+            progress.advance(number + 1, len(layers), "layers")
         return cls(vocab, layout, directory, vectors)
 
     def trainer(self, batches: Batches, recipe: Recipe, device: torch.device) -> Trainer:
@@ -269,4 +270,3 @@ def _fingerprint(ngrams: NGrams, recipe: Recipe, budget: Budget) -> str:
     """What run a checkpoint belongs to: n-grams, recipe and budget."""
     parts = [ngrams.artifact.digest, recipe.to_toml(), dataclasses.asdict(budget)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-

@@ -36,7 +36,11 @@ def save_checkpoint(partial: Path, trainer: Trainer, fingerprint: str) -> None:
         write_tensors(new / _HOST, _host_tensors(trainer))
         for layer, rows in trainer.rows.items():
             ids = rows.touched
-            tensors = {"ids": ("I64", ids), "rows": ("F32", rows.rows.take(ids)), "squares": ("F32", rows.squares_R[ids])}
+            tensors: dict[str, tuple[str, Any]] = {
+                "ids": ("I64", ids),
+                "rows": ("F32", rows.rows.take(ids)),
+                "squares": ("F32", rows.squares_R[ids]),
+            }
             write_tensors(new / rows_file(layer), tensors)
         state = {
             "fingerprint": fingerprint,
@@ -73,8 +77,8 @@ def load_checkpoint(path: Path, trainer: Trainer, fingerprint: str) -> None:
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))
         if state["fingerprint"] != fingerprint:
             raise ArtifactError(
-                f"--resume continues the same run, but the checkpoint in {path.parent} was made from other n-grams, another recipe or "
-                "other options; give those again, or start anew with --force"
+                f"--resume continues the same run, but the checkpoint in {path.parent} was made from other n-grams, another recipe "
+                "or other options; give those again, or start anew with --force"
             )
         _load_host(path / _HOST, trainer)
         for layer, rows in trainer.rows.items():
@@ -88,7 +92,7 @@ def load_checkpoint(path: Path, trainer: Trainer, fingerprint: str) -> None:
 
 
 def _host_tensors(trainer: Trainer) -> dict[str, tuple[str, Any]]:
-    tensors = {}
+    tensors: dict[str, tuple[str, Any]] = {}
     for name, parameter in trainer.host.named_parameters():
         tensors[name] = ("F32", parameter.detach().cpu().numpy())
         moments = trainer.optimizer.state.get(parameter, {})

@@ -95,8 +95,8 @@ class HeldOut:
         stretches = (len(source.stream.tokens_T) - 1) // context
         if stretches < 1:
             raise TrainingError(
-                f"the loss is measured on held-out stretches of {context} + 1 tokens, but only {len(source.stream.tokens_T)} tokens "
-                "were held out; run engram extract with a larger --held-out"
+                f"the loss is measured on held-out stretches of {context} + 1 tokens, but only {len(source.stream.tokens_T)} "
+                "tokens were held out; run engram extract with a larger --held-out"
             )
         wanted = max(1, min(stretches, limit // context))
         self.stretches_S: Ids = np.arange(wanted) * stretches // wanted

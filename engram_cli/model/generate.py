@@ -59,7 +59,7 @@ class Sampling:
     top_k: int = 40
     top_p: float = 0.95
     repetition_penalty: float = 1.1
-    max_tokens: int = 128
+    max_tokens: int = 64
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -73,16 +73,19 @@ def _mutual_information(tokens_T: npt.NDArray[np.integer], vocab: int) -> tuple[
 
 
 def _right_singular_vectors(matrix_VV: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """The `count` strongest right singular vectors of a sparse matrix, [V, count], strongest first: randomised subspace iteration."""
+    """The `count` strongest right singular vectors of a sparse matrix, [V, count], strongest first (Halko et al. 2011)."""
     vocab = matrix_VV.shape[1]
     probe = torch.randn(vocab, min(vocab, count + _OVERSAMPLE), generator=generator)
     for _ in range(4):
         probe = torch.linalg.qr(torch.sparse.mm(matrix_VV.t(), torch.sparse.mm(matrix_VV, probe)))[0]
     right = torch.linalg.svd(torch.sparse.mm(matrix_VV, probe), full_matrices=False)[2]
-    return (probe @ right.T)[:, :count]
+    directions_VC: Tensor = (probe @ right.T)[:, :count]
+    return directions_VC
 
 
-def fill_rows(layer: LayerLayout, rows: Rows, occurrences_R: npt.NDArray[np.float32], source: Windowed, vectors: TokenVectors) -> None:
+def fill_rows(
+    layer: LayerLayout, rows: Rows, occurrences_R: npt.NDArray[np.float32], source: Windowed, vectors: TokenVectors
+) -> None:
     """Fill a layer's rows, all zero before, from every (window, next token) of `source`.
 
     occurrences_R: becomes how many of them each row holds, f32 [R]; zero before.
@@ -135,7 +138,7 @@ def leave_one_out(
     A row of n occurrences holds s / (n + 1); without one that added v it would hold (s - v) / n, which is row + (row - v) / n.
     """
     dim = values_BTHE.shape[-1]
-    left_BTKE = vectors.vectors_VC[targets_BT].unflatten(-1, (-1, dim))
+    left_BTKE = vectors.vectors_VC[targets_BT].view(*targets_BT.shape, -1, dim)
     own = []
     for order in layer.orders:
         own.append(left_BTKE)
@@ -157,4 +160,3 @@ def initialise_host(host: Host, vectors: TokenVectors) -> None:
         for layer in host.memory_layers:
             value: Tensor = host.memories[str(layer)].value.weight  # type: ignore[union-attr,assignment]
             value.copy_(vectors.to_width_DC.repeat(1, value.shape[1] // vectors.to_width_DC.shape[1]) * share)
-

@@ -31,7 +31,7 @@ HOST_FILE, MEMORY_FILE, LAYOUT_FILE = "host.safetensors", "memory.safetensors", 
 
 
 def pick_device(name: str) -> torch.device:
-    """"auto", "cpu" or "cuda" as a torch device. Raises DeviceError for CUDA where there is none."""
+    """The torch device for auto, cpu or cuda. Raises DeviceError for CUDA where there is none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name not in ("cpu", "cuda"):
@@ -133,9 +133,7 @@ def save_weights(host: Host, directory: Path) -> None:
     state = {name: tensor.detach().to("cpu", torch.float32).numpy() for name, tensor in host.state_dict().items()}
     parts = {HOST_FILE: False, MEMORY_FILE: True}
     for file, memories in parts.items():
-        write_tensors(
-            directory / file, {n: ("F32", a) for n, a in sorted(state.items()) if n.startswith("memories.") == memories}
-        )
+        write_tensors(directory / file, {n: ("F32", a) for n, a in sorted(state.items()) if n.startswith("memories.") == memories})
 
 
 def load_weights(host: Host, artifact: Artifact) -> None:

@@ -44,7 +44,7 @@ class Gathered:
 class LayerRows:
     """One layer's rows in training: mapped rows, one Adagrad scalar per row, and what leave-one-out needs.
 
-    rows: opened "c" (changes stay in memory) ; occurrences_R and vectors: from `fill_rows`, None where rows did not come from counts.
+    rows: opened "c" (changes stay in memory); occurrences_R and vectors: from `fill_rows`, None where rows are not from counts.
     Memory besides touched rows: 4 bytes a row, of which the system commits only the pages that are touched.
     """
 
@@ -225,7 +225,7 @@ def token_losses(
 def computes_bfloat16(device: torch.device) -> bool:
     """Whether bf16 is faster than f32 there: GPUs that have it, and processors with AVX-512 BF16."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 

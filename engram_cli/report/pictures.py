@@ -98,4 +98,30 @@ def _draw_purity(axis: Any, heads: list[dict[str, Any]]) -> None:
     axis.legend(frameon=False, fontsize=8.5, loc="lower left")
 
 
-_PAINTERS: Mapping[str, Callable[[Report, Path], Path]] = {"collisions": _draw_collisions}
+def _draw_bench(report: Report, directory: Path) -> Path:
+    """Loss against tokens and against wall clock: a thin line per run, the count-only model as a level."""
+    figure, axes = new_figure(1, 2, 10.5, 4.3)
+    points = report.tables["curves"].to_pylist()
+    arms = list(dict.fromkeys(point["arm"] for point in points))
+    for axis, key, label in zip(axes[0], ("tokens", "seconds"), ("training tokens", "seconds, preparation included"), strict=True):
+        for arm, colour in zip((arm for arm in arms if arm != "counts"), COLOURS, strict=False):
+            seeds = sorted({point["seed"] for point in points if point["arm"] == arm})
+            for seed in seeds:
+                run = [point for point in points if (point["arm"], point["seed"]) == (arm, seed)]
+                name = arm if seed == seeds[0] else None
+                axis.plot(
+                    [p[key] for p in run], [p["loss"] for p in run], "o-", color=colour, markersize=3, linewidth=1.2, label=name
+                )
+        for point in points:
+            if point["arm"] == "counts":
+                axis.axhline(point["loss"], color=EXPECTED, linewidth=1.5, label="counts only")
+        axis.set(xlabel=label, ylabel="held-out loss, nats per token", xlim=(0, None))
+        axis.xaxis.set_major_formatter(lambda value, position: f"{value:,.0f}")
+    axes[0, 0].set_title("On equal tokens")
+    axes[0, 1].set_title("On equal wall clock")
+    axes[0, 1].legend(frameon=False, fontsize=8.5, loc="upper right")
+    figure.suptitle(report.title, fontsize=12, fontweight="bold")
+    return save_figure(figure, directory / "bench.png")
+
+
+_PAINTERS: Mapping[str, Callable[[Report, Path], Path]] = {"bench": _draw_bench, "collisions": _draw_collisions}

@@ -79,7 +79,8 @@ class LayerLayout:
         )
         if not isinstance(windows_TN, np.ndarray):  # a torch tensor: put the constants on its device
             parts = tuple(windows_TN.new_tensor(part) for part in parts)
-        return row_ids(windows_TN, *parts)
+        rows: Array = row_ids(windows_TN, *parts)
+        return rows
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Rows:
 
     @property
     def bytes_per_row(self) -> int:
-        return self.dim * self.matrix_RE.dtype.itemsize
+        return int(self.dim * self.matrix_RE.dtype.itemsize)
 
     def take(self, ids: npt.NDArray[np.int64]) -> Floats:
         """Rows `ids` (any shape) as f32, with a last axis of E. Raises IndexError for ids outside the matrix."""
