@@ -36,18 +36,19 @@ _MULTILINE = 'End a line with \\ to go on in the next, or put a text of several 
 
 
 class Chat:
-    """A chat about `session` on stdin and stdout. At a terminal, mistakes are told and the chat goes on; elsewhere the first one is
-    raised, so that a script notices."""
+    """A chat about `session` on stdin and stdout. When `run` at a terminal, mistakes are told and the chat goes on, and Ctrl-C
+    stops no more than the answer; elsewhere both are raised, so that a script notices."""
 
     def __init__(self, session: "Session", as_json: bool = False) -> None:
         self.session = session
         self.as_json = as_json
-        self.at_terminal = sys.stdin.isatty()
+        self._at_terminal = False
         self._over = self._warned = False
 
     def run(self) -> None:
         """Take turns from stdin until it ends."""
-        if not self.at_terminal:
+        self._at_terminal = sys.stdin.isatty()
+        if not self._at_terminal:
             self._take_turns(_piped)
             return
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Ctrl-C keeps the session, so a polite kill must not look like one
@@ -71,7 +72,7 @@ class Chat:
                     if not self.as_json:
                         print(shown, end="", flush=True)
         except KeyboardInterrupt:
-            if not self.at_terminal:
+            if not self._at_terminal:
                 raise
             stopped = True
         if self.as_json:
@@ -99,15 +100,15 @@ class Chat:
                 elif text.strip():
                     self.answer(text)
             except EOFError:
-                if self.at_terminal:
+                if self._at_terminal:
                     _say("")
                 return
             except KeyboardInterrupt:
-                if not self.at_terminal:
+                if not self._at_terminal:
                     raise
                 _say("\nCtrl-D or /quit ends")
             except EngramError as error:
-                if not self.at_terminal:
+                if not self._at_terminal:
                     raise
                 _say(f"engram: {error}")
 

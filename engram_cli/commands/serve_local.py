@@ -24,7 +24,7 @@ def command(
     repetition_penalty: Annotated[
         float | None, typer.Option(metavar="F", help="Above 1: tokens that stand there already are less likely. [default: 1.1]")
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Longest answer. [default: 128]")] = None,
+    max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Longest answer. [default: 64]")] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Of the random numbers: equal seeds, equal answers. [default: 0]")
     ] = None,

@@ -152,7 +152,7 @@ def test_wrong_options_are_one_line_and_exit_code_2(serve: Serve, options: list[
 def test_what_is_no_table_is_refused(serve: Serve, tmp_path: Path) -> None:
     with write_artifact(tmp_path / "grams", "ngrams"):
         pass
-    assert "needs a table artifact" in serve("--prompt", "x", table=tmp_path / "grams")[2]
+    assert "needs an artifact of kind table" in serve("--prompt", "x", table=tmp_path / "grams")[2]
     assert "nothing is there" in serve("--prompt", "x", table=tmp_path / "missing")[2]
     (tmp_path / "empty").mkdir()
     code, out, err = serve("--prompt", "x", table=tmp_path / "empty")
@@ -221,15 +221,23 @@ def test_a_reader_that_leaves_is_exit_code_141(table_path: Path) -> None:
 
 
 # at a terminal --------------------------------------------------------------------------------------------------------------------
+_AT_ITS_OWN_TERMINAL = """
+import fcntl, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from engram_cli.__main__ import main
+main()
+"""
+
+
 class Terminal:
     """`engram serve-local` at a pseudo-terminal."""
 
-    def __init__(self, table: Path, state: Path) -> None:
+    def __init__(self, table: Path, state: Path, *options: str) -> None:
         self._us, theirs = pty.openpty()
-        command = [sys.executable, "-m", "engram_cli", "serve-local", str(table), "--max-tokens", "4"]
+        command = [sys.executable, "-c", _AT_ITS_OWN_TERMINAL, "serve-local", str(table), "--max-tokens", "4", *options]
         environment = os.environ | {"XDG_STATE_HOME": str(state), "TERM": "dumb"}
         self.process = subprocess.Popen(
-            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True, preexec_fn=_own_terminal
+            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
         )
         os.close(theirs)
         self._seen = ""
@@ -268,11 +276,12 @@ class Terminal:
         os.close(self._us)
 
 
-def _own_terminal() -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+def test_ctrl_c_ends_a_prompt_at_a_terminal_with_130(table_path: Path, tmp_path: Path) -> None:
+    terminal = Terminal(table_path, tmp_path, "--prompt", "The capital", "--max-tokens", "1000000")
+    terminal.expect("[a-z]")
+    terminal.interrupt("engram: stopped")
+    assert terminal.process.wait(30) == 130
+    terminal.close()
 
 
 @pytest.fixture
