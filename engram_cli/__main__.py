@@ -5,8 +5,8 @@ SIGTERM, nothing half-written. 141: whoever read the output stopped reading.
 """
 
 import importlib
-import importlib.util
 import os
+import re
 import signal
 import sys
 import traceback
@@ -47,14 +47,8 @@ def _engram(
     """
 
 
-def _register() -> None:
-    for name in COMMANDS:
-        module = f"engram_cli.commands.{name.replace('-', '_')}"
-        if importlib.util.find_spec(module):
-            app.command(name)(importlib.import_module(module).command)
-
-
-_register()
+for _name in COMMANDS:
+    app.command(_name)(importlib.import_module(f"engram_cli.commands.{_name.replace('-', '_')}").command)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -79,8 +73,8 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         return 141
-    except SystemExit as exit:  # typer makes a broken pipe exit code 1, which is ours for a check that found something
-        return 141 if isinstance(exit.__context__, BrokenPipeError) else 2
+    except SystemExit as exit:  # of shell completion; and typer gives a broken pipe 1, our code for a check that found something
+        return 141 if isinstance(exit.__context__, BrokenPipeError) else int(exit.code or 0)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     if code == 130:
@@ -94,19 +88,20 @@ def _run(arguments: list[str]) -> int:
         return code if isinstance(code, int) else 0
     except typer.TyperException as error:
         command = getattr(getattr(error, "ctx", None), "command_path", "engram")
-        _say(f"{error.format_message().rstrip('.')}; see {command} --help")
+        _say(f"{error.format_message().rstrip('.')} (see {command} --help)")
     except EngramError as error:
         _say(str(error))
-    except MemoryError as error:
-        _say(f"the work must fit in memory, but it ran out ({error or 'no details'}); ask for less, or take a larger machine")
     except BrokenPipeError:
         raise
     except OSError as error:
         place = f" on {error.filename}" if error.filename else ""
         _say(f"the system must allow what is asked, but it said `{error.strerror or error}`{place}; mend that and run it again")
-    except Exception:
-        traceback.print_exc()
-        _say("this is a mistake in engram, not yours; please report it with the lines above")
+    except Exception as error:
+        if isinstance(error, MemoryError) or re.search("(out of|allocate) memory", str(error)):  # the second: as torch says it
+            _say(f"the work must fit in memory, but it ran out ({error}); ask for less, or take a larger machine")
+        else:
+            traceback.print_exc()
+            _say("this is a mistake in engram, not yours; please report it with the lines above")
     return 2
 
 

@@ -77,7 +77,9 @@ def open_artifact(path: str | Path, kind: str | None = None) -> Artifact:
     manifest = manifests.read_manifest(directory)
     if kind is not None and manifest.kind != kind:
         made_by = KINDS.get(kind, "another command")
-        raise ArtifactError(f"this needs a {kind} artifact, but {directory} is a {manifest.kind} artifact; make one with {made_by}")
+        raise ArtifactError(
+            f"this needs an artifact of kind {kind}, but {directory} is of kind {manifest.kind}; make one with {made_by}"
+        )
     return Artifact(directory, manifest)
 
 

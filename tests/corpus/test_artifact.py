@@ -106,7 +106,7 @@ def test_an_order_that_was_not_counted_is_refused(ngrams: NGrams) -> None:
 
 
 def test_another_kind_of_artifact_is_refused(table_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"needs a ngrams artifact, but .* is a table artifact; make one with engram extract"):
+    with pytest.raises(ArtifactError, match=r"of kind ngrams, but .* is of kind table; make one with engram extract"):
         open_ngrams(table_path)
 
 

@@ -141,7 +141,7 @@ def test_files_in_folders_are_part_of_an_artifact(tmp_path: Path) -> None:
 
 def test_another_kind_is_refused_with_the_command_that_makes_the_right_one(tmp_path: Path) -> None:
     write(tmp_path / "made")
-    with pytest.raises(ArtifactError, match=r"needs a table artifact, but .* is a ngrams artifact; make one with engram build"):
+    with pytest.raises(ArtifactError, match=r"of kind table, but .* is of kind ngrams; make one with engram build"):
         open_artifact(tmp_path / "made", "table")
 
 
