@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from engram_cli.report.report import Report
 
 _MOST_ROWS = 60  # of a table on the screen
-_HEADING, _TEXT = 10, 40  # columns are not made narrower for their heading, nor wider for a text, than so many letters
+_HEADING, _TEXT = 11, 40  # columns are not made narrower for their heading, nor wider for a text, than so many letters
 _GAP = 3  # between columns
 _HEARTBEAT = 30.0  # seconds between lines about a stage where there is no terminal
 _DECIMALS = {"nats": 3, "bits": 3}

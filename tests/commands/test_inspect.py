@@ -1,0 +1,36 @@
+"""`engram inspect`: any artifact, for people and as JSON."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engram_cli.__main__ import run
+from engram_cli.store.artifact import open_artifact
+
+Output = pytest.CaptureFixture[str]
+
+
+def test_a_table_is_shown(table_path: Path, capsys: Output) -> None:
+    assert run(["inspect", str(table_path)]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"{table_path}: table artifact\n")
+    assert open_artifact(table_path).digest in shown.out
+    for heading in ("Layers", "Orders", "Weights", "Recipe", "Files"):
+        assert f"\n{heading}\n" in shown.out
+    assert shown.err == ""
+
+
+def test_json_is_one_document(ngrams_path: Path, capsys: Output) -> None:
+    assert run(["inspect", str(ngrams_path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["facts"]["tokens"] == open_artifact(ngrams_path).manifest.facts["tokens"]
+    assert [record["file"] for record in document["tables"]["files"]] == list(open_artifact(ngrams_path).manifest.files)
+
+
+def test_what_is_no_artifact_is_refused(tmp_path: Path, capsys: Output) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    for name, message in (("empty", "has none"), ("file", "a file lies there"), ("nothing", "nothing is there")):
+        assert run(["inspect", str(tmp_path / name)]) == 2
+        assert message in capsys.readouterr().err
