@@ -7,7 +7,8 @@ import pytest
 from hypothesis import settings
 
 from engram_cli.corpus.artifact import NGrams, open_ngrams
-from tests.corpora import write_ngrams
+from engram_cli.corpus.tokenizer import train_tokenizer
+from tests.corpora import make_documents, write_ngrams
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: for matrices as small as these, threads cost more than they give
 settings.register_profile("house", deadline=None)  # machines are shared: a slow example is not a failure
@@ -22,6 +23,14 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in _SPOKEN_TO:
         monkeypatch.setenv(name, "")  # so that it is put back even where it is not set now
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer.json of 320 ids."""
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    train_tokenizer([make_documents(30)], 320).save(str(path))
+    return path
 
 
 @pytest.fixture(scope="session")

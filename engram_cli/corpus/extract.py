@@ -7,9 +7,11 @@ by the text. Encoding takes nearly all of the time.
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 import xxhash
 from tokenizers import Tokenizer
@@ -149,12 +151,21 @@ def _check(
 
 
 def _train(reader: Reader, vocab: int, held_out: float, progress: ProgressLike) -> Tokenizer:
+    """Train on the documents that are not held out, in a thread of its own: in ours, the library would keep Ctrl-C waiting."""
+    stopped = Event()
+
     def texts() -> Iterator[list[str]]:
         for batch in batches(reader):
+            if stopped.is_set():
+                raise InterruptedError
             progress.advance(reader.done, reader.bytes, "bytes")
             yield [document.text for document in batch if not is_held_out(document, held_out)]
 
-    tokenizer = train_tokenizer(texts(), vocab)
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            tokenizer = pool.submit(train_tokenizer, texts(), vocab).result()
+        finally:
+            stopped.set()
     if tokenizer.get_vocab_size() < vocab:
         progress.warn(f"the corpus is too small for {vocab:,} ids: the trained tokenizer has {tokenizer.get_vocab_size():,}")
     return tokenizer

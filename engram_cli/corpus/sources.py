@@ -40,8 +40,11 @@ class Source:
 
     @property
     def bytes(self) -> int:
-        """Bytes on disk."""
-        return os.stat(self.path).st_size
+        """Bytes on disk. Raises CorpusError where they are not there any more."""
+        try:
+            return os.stat(self.path).st_size
+        except OSError as error:
+            raise _unreadable(self, error) from None
 
 
 @dataclass(frozen=True)

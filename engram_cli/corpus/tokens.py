@@ -7,7 +7,7 @@ stretch of the mapped file. What is kept in memory is 36 bytes a document.
 import shutil
 from array import array
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -111,16 +111,20 @@ class TokenFiles:
 
     def encode(self, reader: Reader, tokenizer: Tokenizer, progress: ProgressLike) -> None:
         """Encode all documents of `reader`; the next batch is read while one is encoded."""
+
+        def take(batch: Sequence[Document], ids: Future[list[Ids]], done: int) -> None:
+            self._add(batch, ids.result())
+            progress.advance(done, reader.bytes, "bytes", f"{self.training.tokens + self.held_out.tokens:,} tokens")
+
         with ThreadPoolExecutor(1) as pool:
             pending = None
             for batch in batches(reader):
-                following = batch, pool.submit(self._encode, tokenizer, batch)
+                following = batch, pool.submit(self._encode, tokenizer, batch), reader.done
                 if pending:
-                    self._add(pending[0], pending[1].result())
+                    take(*pending)
                 pending = following
-                progress.advance(reader.done, reader.bytes, "bytes", f"{self.training.tokens + self.held_out.tokens:,} tokens")
             if pending:
-                self._add(pending[0], pending[1].result())
+                take(*pending)
 
     def _encode(self, tokenizer: Tokenizer, batch: Sequence[Document]) -> list[Ids]:
         closing = [] if self.end is None else [self.end]

@@ -16,7 +16,7 @@ DOCUMENTS = pa.schema(
 TOKEN_MAP = pa.schema(
     [
         ("canonical", pa.uint32()),  # row i: the canonical id of raw token id i
-        ("text", pa.string()),  # the key that raw id i was folded by; equal keys share a canonical id
+        ("text", pa.string()),  # the key that raw id i was folded by: equal keys share a canonical id (not folded: its own text)
     ]
 )
 

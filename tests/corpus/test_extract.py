@@ -58,13 +58,6 @@ def counted(tmp_path: Path) -> Callable[..., NGrams]:
     return run
 
 
-@pytest.fixture(scope="module")
-def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    train_tokenizer([make_documents(30)], 320).save(str(path))
-    return path
-
-
 def digest_of(text: str) -> str:
     return xxhash.xxh3_128_hexdigest(text.encode())
 

@@ -56,7 +56,7 @@ def test_packed_grams_are_the_windows_of_the_hash(documents: list[list[int]], or
     assert np.array_equal(unpack(pack(ids_T, position_T, order, BITS, PAD), order, BITS), windows_TN)
 
 
-@given(st.lists(documents(min_documents=1), min_size=1, max_size=4), orders)
+@given(st.lists(documents(), min_size=1, max_size=4), orders)
 def test_merging_runs_counts_the_whole(corpora: list[list[list[int]]], order: int) -> None:
     runs = []
     for corpus in corpora:

@@ -132,6 +132,14 @@ def test_blank_documents_and_empty_files_are_passed_over_and_told(tmp_path: Path
         assert reader.done == reader.bytes
 
 
+def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    sources = find_sources([tmp_path]).sources
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(CorpusError, match=r"a\.txt is not \(No such file"):
+        Reader(sources)
+
+
 def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbftext")
     (tmp_path / "b.jsonl").write_bytes(b"\xef\xbb\xbf" + jsonl("line"))

@@ -64,6 +64,12 @@ def test_nothing_is_truncated_padded_or_added(tmp_path: Path) -> None:
     assert load_tokenizer(tmp_path / "tokenizer.json").encode("b a b", add_special_tokens=False).ids == [1, 0, 1]
 
 
+def test_a_tokenizer_without_tokens_is_refused(tmp_path: Path) -> None:
+    Tokenizer(models.BPE()).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(TokenizerError, match="has none; name another"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+
+
 def test_pad_and_end_are_known_by_name() -> None:
     tokenizer = words("</s>", "<pad>")
     assert (find_pad(tokenizer), find_end(tokenizer)) == (3, 2)

@@ -3,7 +3,7 @@
 import gzip
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,18 +20,18 @@ LINES = "".join(json.dumps({"title": "note", "text": text}) + "\n" for text in m
 
 
 @pytest.fixture
-def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Refused:
+def refused(tmp_path: Path, tokenizer_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Refused:
     """Run `engram extract` in an empty folder with files {name: content} and return its one line of refusal."""
     monkeypatch.chdir(tmp_path)
+    given = ("--tokenizer", str(tokenizer_path))
 
-    def check(*arguments: str, files: dict[str, bytes] | None = None, train: str | None = "300", out: str = "out") -> str:
+    def check(*arguments: str, files: dict[str, bytes] | None = None, tokenizer: Sequence[str] = given, out: str = "out") -> str:
         for name, content in (files or {}).items():
             path = tmp_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         before = sorted(tmp_path.rglob("*"))
-        training = ["--train-tokenizer", train] if train else []
-        code = run(["extract", *arguments, "--out", out, "--quiet", *training])
+        code = run(["extract", *arguments, "--out", out, "--quiet", *tokenizer])
         captured = capsys.readouterr()
         lines = [line for line in captured.err.splitlines() if not line.startswith("engram: warning:")]
         assert code == 2
@@ -204,28 +204,38 @@ def test_parquet_in_name_only_or_cut(refused: Refused) -> None:
         assert "a.parquet cannot be read as such" in refused("a.parquet", files={"a.parquet": content})
 
 
+def test_the_same_is_refused_while_a_tokenizer_is_trained(refused: Refused) -> None:
+    training = ["--train-tokenizer", "300"]
+    assert "0xff at byte 2" in refused("a.txt", files={"a.txt": b"ab\xff"}, tokenizer=training)
+    assert "a.jsonl:2 is not JSON" in refused("a.jsonl", files={"a.jsonl": b'{"text": "a"}\nb\n'}, tokenizer=training)
+    assert "there is none in b.txt" in refused("b.txt", files={"b.txt": b""}, tokenizer=training)
+
+
 # settings -------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("content", [b"", b"{}", b"not json", b'{"model": {"type": "BPE"}}', b"\xff\0", b"[]"])
 def test_a_tokenizer_that_is_not_one(refused: Refused, content: bytes) -> None:
-    line = refused("a.txt", "--tokenizer", "tokenizer.json", files={"a.txt": b"text", "tokenizer.json": content}, train=None)
+    files = {"a.txt": b"text", "tokenizer.json": content}
+    line = refused("a.txt", files=files, tokenizer=["--tokenizer", "tokenizer.json"])
     assert "a tokenizer is a Hugging Face tokenizer.json, but tokenizer.json" in line
 
 
 def test_a_tokenizer_that_is_not_there_or_a_folder(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     files = {"a.txt": b"text"}
-    assert "cannot be read (No such file" in refused("a.txt", "--tokenizer", "none.json", files=files, train=None)
-    assert "cannot be read (Is a directory)" in refused("a.txt", "--tokenizer", "folder", files=files, train=None)
+    assert "cannot be read (No such file" in refused("a.txt", files=files, tokenizer=["--tokenizer", "none.json"])
+    assert "cannot be read (Is a directory)" in refused("a.txt", files=files, tokenizer=["--tokenizer", "folder"])
 
 
 def test_both_tokenizers_or_neither(refused: Refused) -> None:
     files = {"a.txt": b"text"}
-    assert "but neither is given" in refused("a.txt", files=files, train=None)
-    assert "but both are given" in refused("a.txt", "--tokenizer", "tokenizer.json", files=files)
+    assert "but neither is given" in refused("a.txt", files=files, tokenizer=[])
+    assert "but both are given" in refused("a.txt", "--train-tokenizer", "300", files=files)
 
 
 def test_a_vocabulary_too_small(refused: Refused) -> None:
-    assert "at least 257 ids (256 bytes and <|endoftext|>), but --train-tokenizer says 256" in refused("a.txt", train="256")
+    assert "at least 257 ids (256 bytes and <|endoftext|>), but --train-tokenizer says 256" in refused(
+        "a.txt", tokenizer=["--train-tokenizer", "256"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -247,7 +257,8 @@ def test_settings_that_break_a_rule(refused: Refused, option: str, value: str, m
 
 def test_grams_that_do_not_fit(refused: Refused) -> None:
     text = random.Random(0).randbytes(20_000).hex().encode()
-    line = refused("a.txt", "--orders", "6", "--no-canonical", "--held-out", "0", files={"a.txt": text}, train="1200")
+    settings = ("--orders", "6", "--no-canonical", "--held-out", "0")
+    line = refused("a.txt", *settings, files={"a.txt": text}, tokenizer=["--train-tokenizer", "1200"])
     assert "but 6 ids of 11 bits (1,200 canonical ids) take 66; count orders up to 5" in line
 
 
