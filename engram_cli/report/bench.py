@@ -226,7 +226,10 @@ def _costs(setting: _Setting, start: Start, trainer: Trainer, recipe: Recipe) ->
     unsaved = _Unsaved(trainer.host.eval(), layout or setting.layout, rows, ngrams.canonical_V, ngrams.canonical_pad, ngrams.end)
     prompt = setting.final_text.source.stream.tokens_T[:_PROMPT].tolist()
     decoded = min(_DECODED, recipe.host.context - len(prompt) - 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as serve-local does: a token at a time leaves nothing for a second thread
     speeds = {memory: decode_speed(unsaved, prompt, decoded, memory) for memory in ((True, False) if layout else (False,))}
+    torch.set_num_threads(threads)
     return {
         "parameters_stored": sum(parts.values()),
         "read_per_token": parts["host"] + parts["memory"] + heads * recipe.rows.dim,
