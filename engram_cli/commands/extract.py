@@ -9,7 +9,7 @@ from engram_cli.commands.options import Force, Json, Out, Quiet, Threads
 
 
 def command(
-    corpus: Annotated[list[str], typer.Argument(metavar="CORPUS...", help="Files, folders, globs, or - for stdin.")],
+    corpus: Annotated[list[str], typer.Argument(metavar="CORPUS", help="Files, folders, globs, or - for stdin.")],
     out: Out,
     tokenizer: Annotated[Path | None, typer.Option("--tokenizer", metavar="FILE", help="A Hugging Face tokenizer.json.")] = None,
     train_tokenizer: Annotated[

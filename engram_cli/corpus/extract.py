@@ -61,7 +61,7 @@ def extract(
     used = None if tokenizer is None else load_tokenizer(tokenizer)
     found = find_sources(paths, "jsonl" if text_field else "text")
     if found.passed_over:
-        progress.warn(f"{found.passed_over:,} files with other extensions were passed over; name files to read them as text")
+        progress.warn(f"files with other extensions were passed over: {found.passed_over:,}; name files to read them as text")
     if threads:
         os.environ["RAYON_NUM_THREADS"] = str(threads)  # the tokenizers library reads it when it first encodes
     stages = _Stages(progress, orders + (2 if train_vocab is None else 3))
@@ -193,9 +193,9 @@ def _tell_what_is_missing(reader: Reader, tokens: TokenFiles, held_out: float, p
     if not training:
         raise CorpusError(f"some documents must be left to count, but --held-out {held_out} takes all {held}; lower it")
     if reader.empty:
-        progress.warn(f"{len(reader.empty):,} files hold no text and were passed over, such as {reader.empty[0]}")
+        progress.warn(f"files without text were passed over: {len(reader.empty):,}, such as {reader.empty[0]}")
     if reader.blank:
-        progress.warn(f"{reader.blank:,} documents are blank and were passed over")
+        progress.warn(f"blank documents were passed over: {reader.blank:,}")
     if held_out and not held:
         progress.warn(
             f"no document is held out: none of {training:,} fell into --held-out {held_out}, so nothing can be evaluated; "

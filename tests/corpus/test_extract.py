@@ -187,7 +187,13 @@ def test_what_is_passed_over_is_said(tmp_path: Path) -> None:
     (tmp_path / "in/picture.png").touch()
     listener = Listener()
     extract([tmp_path / "in"], tmp_path / "out", train_vocab=5000, progress=listener)
-    for part in ("1 files with other ext", "1 files hold no text", "1 documents are blank", "no document is held out", "too small"):
+    for part in (
+        "extensions were passed over: 1;",
+        "without text were passed over: 1,",
+        "blank documents were passed over: 1",
+        "no document is held out",
+        "too small",
+    ):
         assert any(part in warning for warning in listener.warnings), part
 
 
