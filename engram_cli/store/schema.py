@@ -27,8 +27,12 @@ def tokens_schema(vocab: int) -> pa.Schema:
 
 
 def ngrams_schema(order: int, bits: int) -> pa.Schema:
-    """ngrams-N.arrow, sorted by gram: `bits` per canonical id, oldest id in the highest bits."""
-    return pa.schema([("gram", pa.uint64()), ("count", pa.uint64())], metadata={"order": str(order), "bits": str(bits)})
+    """ngrams-N.arrow, sorted by gram: `bits` per canonical id, oldest id in the highest bits; where a gram takes more than 64 bits,
+    `gram` holds those above its low 64, and `gram_low` these."""
+    low = [("gram_low", pa.uint64())] if order * bits > 64 else []
+    return pa.schema(
+        [("gram", pa.uint64()), *low, ("count", pa.uint64())], metadata={"order": str(order), "bits": str(bits)}
+    )
 
 
 # table artifact -------------------------------------------------------------------------------------------------------

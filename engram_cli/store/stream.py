@@ -1,0 +1,128 @@
+"""Arrow files of numbers written a stretch at a time, though they hold one record batch, so that their columns stay mappable as whole
+arrays and their bytes do not tell in which stretches they came.
+
+Only the description of a record batch knows its length, and it lies before and after the numbers but is as long whatever it says. So
+the numbers are written where they belong, and pyarrow then writes the description around them, into a file that passes over numbers.
+"""
+
+import mmap
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+_BLOCK = 1 << 22
+_ALIGNED = 64  # pyarrow pads columns to this
+
+
+class ColumnWriter:
+    """Writes the columns of `schema`, numbers without nulls, to `path`, stretch by stretch.
+
+    The first column goes where it belongs at once, the others through files beside it. `rows` written so far. Where it is reopened
+    (`rows` given), what lies beyond those rows is dropped; that needs a schema of one column.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, rows: int = 0) -> None:
+        assert not rows or len(schema) == 1
+        self.path = path
+        self.schema = schema
+        self.rows = rows
+        self.widths = [field.type.bit_width // 8 for field in schema]
+        self.begin = _places(schema, 1)[0]
+        asides = [path.with_name(f"{path.name}.{field.name}") for field in schema][1:]
+        self.files: list[BinaryIO] = [path.open("r+b" if rows else "w+b"), *(aside.open("w+b") for aside in asides)]
+        for aside in asides:
+            aside.unlink()  # it lives while it is open, and no longer
+        self.files[0].truncate(self.begin + rows * self.widths[0])
+        self.files[0].seek(0, os.SEEK_END)
+
+    def __enter__(self) -> "ColumnWriter":
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        if kind is None:
+            self.close()
+        self.abandon()
+
+    def write(self, columns: Sequence[npt.NDArray[Any]]) -> None:
+        """Append rows: an array for each column, of its type."""
+        for file, column in zip(self.files, columns, strict=True):
+            file.write(np.ascontiguousarray(column).data)
+        self.rows += len(columns[0])
+
+    def flush(self) -> None:
+        """See that what was written is on the disk."""
+        for file in self.files:
+            file.flush()
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Lay the columns end to end and write the description around them."""
+        file = self.files[0]
+        places = _places(self.schema, self.rows, file)
+        for aside, place in zip(self.files[1:], places[1:], strict=bool(self.rows)):
+            aside.flush()
+            aside.seek(0)
+            file.seek(place)
+            while block := aside.read(_BLOCK):
+                file.write(block)
+        file.flush()
+
+    def abandon(self) -> None:
+        """Close the files as they are."""
+        for file in self.files:
+            file.close()
+
+
+class _Frame:
+    """A file that passes over buffers of numbers: they are there, or come later."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO | None, numbers: mmap.mmap) -> None:
+        self.file = file
+        self.begin = pa.py_buffer(numbers).address
+        self.end = self.begin + len(numbers)
+        self.at = 0
+        self.places: list[int] = []
+
+    def write(self, data: pa.Buffer) -> int:
+        size = len(data)
+        address = pa.py_buffer(data).address if size else 0
+        if size and self.begin <= address < self.end:
+            self.places.append(self.at)
+        elif self.file is not None:
+            self.file.seek(self.at)
+            self.file.write(data)
+        self.at += size
+        return size
+
+    def tell(self) -> int:
+        return self.at
+
+    def flush(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def _places(schema: pa.Schema, rows: int, file: BinaryIO | None = None) -> list[int]:
+    """Where each column begins in an Arrow file of so many rows; `file` gets all but the numbers."""
+    widest = max(field.type.bit_width for field in schema) // 8
+    with mmap.mmap(-1, max(1, rows) * widest + _ALIGNED) as numbers:  # never touched: it takes addresses and no memory
+        frame = _Frame(file, numbers)
+        _describe(schema, rows, numbers, frame)
+        return frame.places
+
+
+def _describe(schema: pa.Schema, rows: int, numbers: mmap.mmap, frame: _Frame) -> None:
+    whole = pa.py_buffer(numbers)
+    columns = [pa.Array.from_buffers(f.type, rows, [None, whole.slice(0, rows * f.type.bit_width // 8)]) for f in schema]
+    with pa.ipc.new_file(pa.PythonFile(frame, "w"), schema) as writer:
+        if rows:
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
