@@ -40,3 +40,14 @@ def need_disk(directory: Path, wanted: int, what: str, way_out: str) -> None:
         directory = directory.parent
     if wanted > (free := shutil.disk_usage(directory).free):
         raise ResourceError(f"{what} takes {format_bytes(wanted)} of disk, but {format_bytes(free)} are free; {way_out}")
+
+
+def resident_memory() -> int:
+    """Bytes of memory this process has now."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        import resource  # not Linux: the most it ever had
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return pages * os.sysconf("SC_PAGE_SIZE")
