@@ -1,9 +1,9 @@
 """The fastest encoder that gives a tokenizer's ids: tiktoken's where it gives the same, else the `tokenizers` library.
 
-Nearly all the time of an extraction from text is spent here. A byte-level BPE means one thing whoever computes it, so tiktoken is fed
-the merges of the tokenizer.json and is 4 to 7 times faster. It is used only where nothing else in the tokenizer can change an id (no
-normaliser, a known way to split, bytes and merges alone), where every merge is shown to be reached, and where both gave the same ids
-on a sample of the corpus at hand; a text in which an added token occurs is left to the library.
+Nearly all the time of an extraction from text is spent here. A byte-level BPE means one thing whoever computes it, so tiktoken is
+fed the merges of the tokenizer.json and is 4 to 7 times faster. It is used only where nothing else in the tokenizer can change an id
+(no normaliser, a known way to split, bytes and merges alone), where every merge is shown to be reached, and where both gave the same
+ids on a sample of the corpus at hand; a text in which an added token occurs is left to the library.
 """
 
 import json
@@ -50,8 +50,9 @@ _CUT = re.compile("(?<=[A-Za-z]) (?=[A-Za-z])")  # no known pattern has a match 
 # characters that came with Unicode 13 to 17, and those that engines fold, count or trim each in their way
 _PROBE = (
     "a\u08c7 \u0870x \u1c89\u1c8a b\ua7cb \ua7dd 1\U00010d40 \U0001e4f0 \U00010efd\U0001df00 \U00031350 \U0002ebf0 \U000323b0 "
-    "\U0001fae8\U0001f6d8 \u0897\u1acf e\u0301 \u2160\u00bd\u0f33\u3007 \ufb01 I\u0130\u017f'\u017f 'S 't'T \u212a\u0085x\u180e \u200b"
-    "\u2028\u2029\ufeff\u3000\u00a0\u1680 \x1c\x1f\x0b\x0c \ue000\U000e0001\u0378 \u4e00\u9fa5\u9fa6\u3042\u3097\u30fb 12345 6 \r\n\n  \t x  "
+    "\U0001fae8\U0001f6d8 \u0897\u1acf e\u0301 \u2160\u00bd\u0f33\u3007 \ufb01 I\u0130\u017f'\u017f 'S 't'T \u212a\u0085x\u180e "
+    "\u200b\u2028\u2029\ufeff\u3000\u00a0\u1680 \x1c\x1f\x0b\x0c \ue000\U000e0001\u0378 \u4e00\u9fa5\u9fa6\u3042\u3097\u30fb "
+    "12345 6 \r\n\n  \t x  "
 )
 
 
@@ -143,9 +144,7 @@ class TiktokenEncoder:
             return list(pool.map(self._piece, cut(text, _HUGE // 4) if self.may_cut else [text]))
 
 
-def choose_encoder(
-    tokenizer: Tokenizer, sample: Sequence[str], dtype: npt.DTypeLike, end: int | None, threads: int = 1
-) -> Encoder:
+def choose_encoder(tokenizer: Tokenizer, sample: Sequence[str], dtype: npt.DTypeLike, end: int | None, threads: int = 1) -> Encoder:
     """The fastest encoder that gives the ids of `tokenizer` on texts like `sample`.
 
     sample: documents of the corpus; dtype: of the ids, uint16 or uint32; end: the raw id to append to every document, or None.
