@@ -1,9 +1,9 @@
 """The fastest encoder that gives a tokenizer's ids: tiktoken's where it gives the same, else the `tokenizers` library.
 
 Nearly all the time of an extraction from text is spent here. A byte-level BPE means one thing whoever computes it, so tiktoken is
-fed the merges of the tokenizer.json and is 4 to 7 times faster. It is used only where nothing else in the tokenizer can change an id
-(no normaliser, a known way to split, bytes and merges alone), where every merge is shown to be reached, and where both gave the same
-ids on a sample of the corpus at hand; a text in which an added token occurs is left to the library.
+fed the merges of the tokenizer.json and is 4 to 7 times faster. It is used only where nothing else in the tokenizer can change an
+id (no normaliser, a known way to split, bytes and merges alone), where every merge is shown to be reached, and where both gave the
+same ids on a sample of the corpus at hand; a text in which an added token occurs is left to the library.
 """
 
 import json

@@ -63,11 +63,11 @@ def find_sources(names: Sequence[str | Path], stdin_format: str = "text") -> Fou
     sources: dict[str, Source] = {}
     passed_over = 0
     for name in map(str, names):
-        for found in _expand(name):
+        for found in expand(name):
             if found == STDIN:
                 sources[STDIN] = Source("stdin", _STDIN_DESCRIPTOR, stdin_format, once=True)
             elif os.path.isdir(found):
-                files = list(_walk(found))
+                files = list(walk(found))
                 known = [file for file in files if _kind(file)[0] is not None]
                 passed_over += len(files) - len(known)
                 _refuse_empty_folder(found, files, known)
@@ -80,7 +80,8 @@ def find_sources(names: Sequence[str | Path], stdin_format: str = "text") -> Fou
     return Found(tuple(sources.values()), passed_over)
 
 
-def _expand(name: str) -> list[str]:
+def expand(name: str) -> list[str]:
+    """The files and folders that a name or a glob names. Raises CorpusError where there are none."""
     if name == STDIN or os.path.exists(name):
         return [name]
     if not glob.has_magic(name):
@@ -92,7 +93,7 @@ def _expand(name: str) -> list[str]:
     return matches
 
 
-def _walk(folder: str) -> Iterator[str]:
+def walk(folder: str) -> Iterator[str]:
     """Files below `folder`, sorted, hidden ones left out; links to folders are not followed, so a loop of links ends."""
 
     def refuse(error: OSError) -> None:

@@ -4,9 +4,12 @@ Text is text here: what looks like a special token inside a document is encoded 
 truncated or padded, and no special tokens are added; the end token is appended by `extract`.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from engram_cli.errors import TokenizerError
@@ -16,6 +19,7 @@ SMALLEST_VOCAB = 257  # 256 bytes and END
 _END_TOKENS = (
     END, "<｜end▁of▁sentence｜>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "<|im_end|>", "<|return|>", "[SEP]",
 )  # fmt: skip
+_BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 _PAD_TOKENS = ("<｜▁pad▁｜>", "<pad>", "<|pad|>", "[PAD]", "<PAD>", "<|padding|>", "<|finetune_right_pad_id|>", "<unused0>")
 
 
@@ -77,6 +81,23 @@ def check_vocab(vocab: int) -> None:
 def vocab_size(tokenizer: Tokenizer) -> int:
     """Raw ids: the highest id and one, added tokens included."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+
+def byte_lengths(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
+    """Bytes of text that each raw id stands for, int64 [V]: exact where tokens are written as bytes, else as they are decoded."""
+    bytewise = "ByteLevel" in repr(tokenizer.decoder)  # it may be one of a sequence
+    added = tokenizer.get_added_tokens_decoder()
+    lengths_V = np.zeros(vocab_size(tokenizer), dtype=np.int64)
+    for token, raw in tokenizer.get_vocab(with_added_tokens=True).items():
+        if raw in added:
+            lengths_V[raw] = len(token.encode())
+        elif bytewise:
+            lengths_V[raw] = len(token)
+        elif _BYTE_TOKEN.fullmatch(token):
+            lengths_V[raw] = 1
+        else:
+            lengths_V[raw] = len(token.replace("▁", " ").encode())
+    return lengths_V
 
 
 def find_end(tokenizer: Tokenizer) -> int | None:

@@ -1,0 +1,304 @@
+"""Corpora that are tokenised already: token ids in files, read as blocks of documents.
+
+    sources = find_ready(["train.bin"], token_dtype="u16")        none where the names are of text
+    for block in ReadyReader(sources, tokenizer, np.uint16, end): ...
+
+    .npy                one array of ids                             documents end with the end token
+    .bin                ids, u16 or u32 as --token-dtype says        (as nanoGPT writes them)     the same
+    .idx + .bin         Megatron's indexed data set                  documents as the index has them
+    .parquet .arrow     a column of id lists, --token-field          a row is a document
+    an n-gram artifact  its tokens.arrow                             its documents, held out as they were
+
+Where a document does not end with the end token it is closed by one. A document of ids is known by the digest of its ids as
+little-endian u32, one of an n-gram artifact by that of its text. Shapes: T tokens, D documents.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+from tokenizers import Tokenizer
+
+from engram_cli.corpus.ready_files import Documents, Ids, lists_of, mapped_documents
+from engram_cli.corpus.sources import expand, walk
+from engram_cli.corpus.tokenizer import byte_lengths
+from engram_cli.errors import CorpusError
+from engram_cli.store.manifest import FILE_NAME
+
+TOKEN_DTYPES = {"u16": np.dtype("<u2"), "u32": np.dtype("<u4")}
+BLOCK = 1 << 20  # tokens
+_COLUMNS = (".parquet", ".arrow", ".feather")
+_LOW = (1 << 64) - 1
+Keys = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class ReadySource:
+    """One input. name: as the user knows it; kind: "npy", "bin", "megatron", "columns" or "artifact"."""
+
+    name: str
+    path: Path
+    kind: str
+
+    @cached_property
+    def files(self) -> tuple[Path, ...]:
+        """The files whose bytes are read."""
+        if self.kind == "artifact":
+            return self.path / "tokens.arrow", self.path / "documents.arrow"
+        return (self.path, self.path.with_suffix(".idx")) if self.kind == "megatron" else (self.path,)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes on disk."""
+        return sum(file.stat().st_size for file in self.files if file.exists())
+
+
+@dataclass(frozen=True)
+class ReadyBlock:
+    """Documents laid end to end; the last may go on in the next block, whose first tokens then belong to it.
+
+    ids_T: raw ids, all below the vocabulary; starts_D: where documents begin within ids_T, int64; lengths_D: tokens of each, all
+    of them, the closing end token included; bytes_D: bytes of its text; high_D, low_D: the halves of its digest, uint64; source:
+    number of the source.
+    """
+
+    ids_T: Ids
+    starts_D: npt.NDArray[np.int64]
+    lengths_D: npt.NDArray[np.int64]
+    bytes_D: Keys
+    high_D: Keys
+    low_D: Keys
+    source: int
+
+
+def find_ready(
+    names: Sequence[str | Path], token_dtype: str | None = None, token_field: str | None = None
+) -> tuple[ReadySource, ...]:
+    """The sources of ready tokens that `names` name, each once; none where they are of text.
+
+    Raises CorpusError where some are and some are not, or where a .bin file comes without what its numbers are.
+    """
+    if token_dtype is not None and token_dtype not in TOKEN_DTYPES:
+        raise CorpusError(f"--token-dtype is one of {', '.join(TOKEN_DTYPES)}, but it is {token_dtype!r}; change it")
+    found: dict[Path, ReadySource] = {}
+    others = []
+    for name in (match for given in names for match in expand(str(given))):
+        sources = _sources(Path(name), token_dtype, token_field)
+        found |= {source.path.resolve(): source for source in sources}
+        others += [] if sources else [name]
+    if found and others:
+        ready = next(iter(found.values())).name
+        raise CorpusError(
+            f"a corpus is text or ready tokens, but {ready} holds tokens and {others[0]} does not; extract them apart and "
+            "join them with engram merge"
+        )
+    if not found and (token_dtype or token_field):
+        option = "--token-dtype" if token_dtype else "--token-field"
+        raise CorpusError(f"{option} is for files of token ids, but {others[0]} is none; leave the option out")
+    return tuple(found.values())
+
+
+def _sources(path: Path, token_dtype: str | None, token_field: str | None) -> list[ReadySource]:
+    if path.is_dir():
+        if (path / FILE_NAME).is_file():
+            return [ReadySource(str(path), path, "artifact")]
+        files = [Path(file) for file in walk(str(path))]
+        if token_dtype or token_field or any(_is_ready(file) for file in files):
+            return [source for file in files for source in _file_sources(file, token_dtype, token_field)]
+        return []
+    return _file_sources(path, token_dtype, token_field)
+
+
+def _is_ready(path: Path) -> bool:
+    return path.suffix == ".npy" or (path.suffix == ".idx" and path.with_suffix(".bin").is_file())
+
+
+def _file_sources(path: Path, token_dtype: str | None, token_field: str | None) -> list[ReadySource]:
+    if path.suffix == ".npy":
+        return [ReadySource(str(path), path, "npy")]
+    if path.suffix in (".bin", ".idx") and path.with_suffix(".idx").is_file():
+        return [ReadySource(str(path.with_suffix(".bin")), path.with_suffix(".bin"), "megatron")]
+    if path.suffix == ".bin":
+        if token_dtype is None:
+            raise CorpusError(
+                f"a .bin file holds token ids of a known width, but none is given for {path}, and no .idx lies beside it; "
+                "say --token-dtype u16 or u32"
+            )
+        return [ReadySource(str(path), path, "bin")]
+    return [ReadySource(str(path), path, "columns")] if token_field and path.suffix in _COLUMNS else []
+
+
+class ReadyReader:
+    """The documents of ready tokens, block by block; may be read again from the start.
+
+    dtype: of the ids given, uint16 or uint32; end: the raw id that closes documents, or None; token_dtype: of .bin files;
+    token_field: the column of id lists. `bytes` on disk in all, `done` of them read; `blank` documents (of nothing but an end)
+    passed over, `empty` sources. Reading raises CorpusError for what cannot be read, and for ids that the tokenizer does not have.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[ReadySource],
+        tokenizer: Tokenizer,
+        dtype: npt.DTypeLike,
+        end: int | None,
+        *,
+        token_dtype: str | None = None,
+        token_field: str | None = None,
+    ) -> None:
+        self.sources = tuple(sources)
+        self.tokenizer = tokenizer
+        self.dtype = np.dtype(dtype)
+        self.end = end
+        self.token_dtype: npt.DTypeLike | None = TOKEN_DTYPES[token_dtype] if token_dtype else None
+        self.token_field = token_field
+        self.bytes = sum(source.bytes for source in self.sources)
+        self.done = self.blank = 0
+        self.empty: list[str] = []
+        self.bytes_V = byte_lengths(tokenizer)
+        if end is not None:
+            self.bytes_V[end] = 0  # no text
+
+    def __iter__(self) -> Iterator[ReadyBlock]:
+        self.done, self.blank, self.empty = 0, 0, []
+        for number, source in enumerate(self.sources):
+            before, blocks, size = self.done, 0, source.bytes
+            for documents, share in self._documents(source):
+                for block in self._blocks(documents, number):
+                    blocks += 1
+                    yield block
+                self.done = before + int(size * share)
+            self.done = before + size
+            if not blocks:
+                self.empty.append(source.name)
+
+    def _documents(self, source: ReadySource) -> Iterator[tuple[Documents, float]]:
+        """(documents, share of the source read with them)."""
+        try:
+            if source.kind == "columns":
+                yield from self._columns(source)
+            else:
+                documents = mapped_documents(source.kind, source.path, self.tokenizer, self.token_dtype, self.end)
+                total = max(1, int(documents.lengths_D.sum()))
+                read = 0
+                for part in documents.groups(BLOCK):
+                    read += int(part.lengths_D.sum())
+                    yield part, read / total
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise CorpusError(f"a file of tokens must be whole, but {source.name} cannot be read ({error}); leave it out") from None
+
+    def _columns(self, source: ReadySource) -> Iterator[tuple[Documents, float]]:
+        assert self.token_field is not None
+        if source.path.suffix == ".parquet":
+            with pq.ParquetFile(source.path) as parquet:
+                rows, read = max(1, parquet.metadata.num_rows), 0
+                check = parquet.schema_arrow
+                lists_of(check.empty_table(), self.token_field, source.name)
+                for batch in parquet.iter_batches(4096, columns=[self.token_field]):
+                    read += batch.num_rows
+                    yield lists_of(batch, self.token_field, source.name), read / rows
+            return
+        with pa.memory_map(str(source.path)) as mapped:
+            try:
+                file = pa.ipc.open_file(mapped)
+            except pa.ArrowInvalid:  # a stream, as the datasets library writes
+                mapped.seek(0)
+                for batch in pa.ipc.open_stream(mapped):
+                    yield lists_of(batch, self.token_field, source.name), mapped.tell() / mapped.size()
+                return
+            for number in range(file.num_record_batches):
+                share = (number + 1) / file.num_record_batches
+                yield lists_of(file.get_batch(number), self.token_field, source.name), share
+
+    def _blocks(self, documents: Documents, number: int) -> Iterator[ReadyBlock]:
+        """One block of small documents, or several of a document that is greater than a block."""
+        name = self.sources[number].name
+        if len(documents.lengths_D) == 1 and documents.lengths_D[0] > BLOCK:
+            yield from self._huge(documents, number)
+            return
+        ids_T = self._checked(documents.read(0, int(documents.lengths_D.sum())), name, documents.first)
+        lengths_D = documents.lengths_D
+        kept_D = self._not_blank(ids_T, lengths_D)
+        self.blank += len(kept_D) - int(kept_D.sum())
+        if not kept_D.all():
+            ids_T, lengths_D = ids_T[np.repeat(kept_D, lengths_D)], lengths_D[kept_D]
+        if not len(lengths_D):
+            return
+        ids_T, lengths_D = self._closed(ids_T, lengths_D)
+        starts_D = np.cumsum(lengths_D) - lengths_D
+        if documents.digests is None:
+            digests = [xxhash.xxh3_128_intdigest(document.tobytes()) for document in np.split(ids_T.astype("<u4"), starts_D[1:])]
+        else:
+            digests = [digest for digest, kept in zip(documents.digests, kept_D, strict=True) if kept]
+        bytes_D = np.add.reduceat(self.bytes_V[ids_T], starts_D) if documents.bytes_D is None else documents.bytes_D[kept_D]
+        yield self._block(ids_T, starts_D, lengths_D, bytes_D, digests, number)
+
+    def _huge(self, documents: Documents, number: int) -> Iterator[ReadyBlock]:
+        """A document in several blocks: read once for its digest, and again for its tokens."""
+        length = int(documents.lengths_D[0])
+        name = self.sources[number].name
+        state, size, closing = xxhash.xxh3_128(), 0, False
+        for begin in range(0, length, BLOCK):
+            ids_T = self._checked(documents.read(begin, min(begin + BLOCK, length)), name, documents.first + begin)
+            state.update(ids_T.astype("<u4").tobytes())
+            size += int(self.bytes_V[ids_T].sum())
+            closing = self.end is not None and int(ids_T[-1]) != self.end
+        if closing:
+            state.update(np.array([self.end], dtype="<u4").tobytes())
+        digests = documents.digests or [state.intdigest()]
+        bytes_D = np.array([size], np.uint64) if documents.bytes_D is None else documents.bytes_D
+        none = np.empty(0, np.int64)
+        for begin in range(0, length, BLOCK):
+            last = begin + BLOCK >= length
+            ids_T = documents.read(begin, min(begin + BLOCK, length)).astype(self.dtype)
+            if last and closing:
+                ids_T = np.append(ids_T, np.array([self.end], dtype=self.dtype))
+            if begin:
+                yield self._block(ids_T, none, none, none, [], number)
+            else:
+                whole = np.array([length + closing], np.int64)
+                yield self._block(ids_T, np.zeros(1, np.int64), whole, bytes_D, digests, number)
+
+    def _block(self, ids_T: Ids, starts_D: Any, lengths_D: Any, bytes_D: Any, digests: Sequence[int], number: int) -> ReadyBlock:
+        high_D = np.array([digest >> 64 for digest in digests], dtype=np.uint64)
+        low_D = np.array([digest & _LOW for digest in digests], dtype=np.uint64)
+        return ReadyBlock(ids_T, starts_D, lengths_D, bytes_D.astype(np.uint64), high_D, low_D, number)
+
+    def _checked(self, ids_T: Ids, name: str, first: int) -> Ids:
+        """The ids in the dtype wanted. Raises CorpusError where one has no token; `first`: number of the first one."""
+        if ids_T.dtype.kind not in "iu":
+            raise CorpusError(f"token ids are whole numbers, but those of {name} are {ids_T.dtype}; convert them")
+        vocab = len(self.bytes_V)
+        if len(ids_T) and (int(ids_T.max()) >= vocab or int(ids_T.min()) < 0):
+            at = int(np.flatnonzero((ids_T >= vocab) | (ids_T < 0))[0])
+            raise CorpusError(
+                f"token ids are those of the tokenizer, 0 to {vocab - 1:,}, but token {first + at:,} of {name} is "
+                f"{int(ids_T[at]):,}; name the tokenizer that made them, or check --token-dtype"
+            )
+        return ids_T.astype(self.dtype)
+
+    def _not_blank(self, ids_T: Ids, lengths_D: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        if self.end is None:
+            return lengths_D > 0
+        last_D = np.zeros(len(lengths_D), dtype=np.int64)
+        filled_D = lengths_D > 0
+        last_D[filled_D] = ids_T[np.cumsum(lengths_D)[filled_D] - 1]
+        alone_D: npt.NDArray[np.bool_] = (lengths_D == 1) & (last_D == self.end)
+        return filled_D & ~alone_D
+
+    def _closed(self, ids_T: Ids, lengths_D: npt.NDArray[np.int64]) -> tuple[Ids, npt.NDArray[np.int64]]:
+        """Every document closed by the end token."""
+        if self.end is None:
+            return ids_T, lengths_D
+        ends_D = np.cumsum(lengths_D)
+        open_D = ids_T[ends_D - 1] != self.end
+        if not open_D.any():
+            return ids_T, lengths_D
+        return np.insert(ids_T, ends_D[open_D], self.end), lengths_D + open_D
