@@ -23,9 +23,9 @@ from engram_cli.corpus.runs import BLOCK, Runs
 from engram_cli.errors import ResourceError
 from engram_cli.store.resources import format_bytes, resident_memory
 
-STRETCH = 1 << 24  # tokens counted at once, where memory allows: about 0.4 GB while they are
+STRETCH = 1 << 25  # tokens counted at once, where memory allows: about 0.4 GB while they are
 _SMALLEST = 1 << 18
-_RANGE = 1 << 20  # rows merged at once, where memory allows
+_RANGE = 1 << 17  # rows merged at once, or more where there are many runs: what their blocks share with other ranges is read twice
 _SLACK = 40 << 20  # bytes: what compiling, the interpreter and small arrays take beside the buffers
 _T = TypeVar("_T")
 
@@ -55,7 +55,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Plan:
-    """stretch: tokens counted at once by a thread; room: rows of runs kept in memory; rows: merged at once by a thread."""
+    """stretch: tokens counted at once by a thread; room: bytes of runs kept in memory; rows: merged at once by a thread."""
 
     stretch: int
     room: int
@@ -65,20 +65,17 @@ class Plan:
 def plan(memory: int, tokens: int, documents: int, threads: int, packing: Packing, stretch: int = STRETCH) -> Plan:
     """What fits `memory` bytes, of which this process has some already. Raises ResourceError where too little is left."""
     key = 16 if packing.wide else 8
-    counting, kept, merging = 2 * key + 4 + 4, key + 4, 5 * key + 24
+    counting, merging = 2 * key + 4 + 4 + 4, 6 * key + 48
     ends = documents * (4 * key + packing.order * (key + 4))
     free = memory - resident_memory() - _SLACK - ends
-    least = threads * min(_SMALLEST, tokens) * (counting + kept) / 0.85
+    least = int(threads * min(_SMALLEST, tokens) * counting / 0.6) + (threads + 2) * _RANGE * merging
     if free < least:
         raise ResourceError(
             f"--memory must hold what counting on {threads} threads takes at least, but it is {format_bytes(memory)}; "
             f"give {format_bytes(memory - free + least)} or more, or fewer --threads"
         )
-    fitting = int(free * 0.35 / threads / counting)
-    stretch = max(1, min(stretch, fitting, -(-tokens // threads)))
-    room = min(int(free * 0.5 / kept), tokens)
-    rows = int(free * 0.35 / (threads + 2) / merging)
-    return Plan(stretch, max(room, stretch), max(BLOCK, min(_RANGE, rows)))
+    fitting = int(free * 0.6 / threads / counting)
+    return Plan(max(1, min(stretch, fitting, -(-tokens // threads))), int(free * 0.3), int(free * 0.5 / (threads + 2) / merging))
 
 
 def count_tokens(
@@ -104,7 +101,7 @@ def count_tokens(
     runs = Runs(planned.room, packing.wide, tmp)
     ends = _count_stretches(tokens, packing, runs, planned.stretch, threads, counted)
     made = levels(packing, ends, writes, min_count)
-    ranges = runs.ranges(planned.rows)
+    ranges = runs.ranges(min(planned.rows, max(_RANGE, 8 * BLOCK * len(runs.runs))))
     for number, rows in enumerate(_in_order(ranges, threads), 1):
         made[-1].take(rows)
         written(number, len(ranges))

@@ -16,7 +16,8 @@ import numpy as np
 from numba import njit
 
 _F = TypeVar("_F")
-DIGIT = 11  # bits that one pass sorts or splits by at most
+DIGIT = 11  # bits that a bucket is split by at most
+SORTED = 11  # bits that one pass of a sort looks at, at most
 FIRST = 16  # leading bits that decide the first bucket
 _ONE = np.uint64(1)
 _64 = np.uint64(64)
@@ -176,7 +177,7 @@ def _pass(key: Any, top: Any, begin: Any, size: Any, to_key: Any, to_top: Any, s
 @_compiled
 def _sort(key: Any, top: Any, begin: Any, size: Any, width: Any, a: Any, a_top: Any, b: Any, b_top: Any, next_SP: Any) -> Any:
     """Sort grams that differ in their low `width` bits; returns the number of passes: an odd one leaves them in `a`, else in `b`."""
-    passes = (width + 8) // 9
+    passes = (width + SORTED - 1) // SORTED
     digits = (width + passes - 1) // passes
     mask = np.uint64((1 << digits) - 1)
     next_SP[:passes, : 1 << digits] = 0
@@ -236,7 +237,7 @@ def sort_and_fold(key: Any, top: Any, bounds_B: Any, spare: Any, spare_top: Any,
     else:
         a_top = np.empty(small, np.uint64)
         b_top = np.empty(small, np.uint64)
-    next_SP = np.empty((15, 1 << 9), np.int64)
+    next_SP = np.empty((12, 1 << SORTED), np.int32)
     next_P = np.empty(1 << DIGIT, np.int64)
     stack = np.empty((16 << DIGIT, 3), np.int64)
     rows = 0

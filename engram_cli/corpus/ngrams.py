@@ -165,8 +165,7 @@ def count_stretch(
     bucket = _BUCKET >> packing.wide
     bucket_P, bounds_B = _buckets(counts_P, bucket)
     kernels.scatter(ids_T, canonical_V, starts, context, *windows, shift, bucket_P, bounds_B[:-1].copy(), key, top)
-    rows = _sort_and_fold(key, top, bounds_B, bucket, buffers)
-    return rows
+    return _sort_and_fold(key, top, bounds_B, bucket, buffers)
 
 
 def count_keys(key: Keys, top: Keys | None, buffers: Buffers) -> Rows:
@@ -214,6 +213,9 @@ def merge_rows(rows: Rows, begin_K: npt.NDArray[np.int64], end_K: npt.NDArray[np
     from engram_cli.corpus import merge_kernels
 
     size = int((end_K - begin_K).sum())
+    if len(begin_K) == 1:
+        only = rows.part(int(begin_K[0]), int(end_K[0]))
+        return only._replace(counts=only.counts.astype(np.uint64))
     merged = Rows(np.empty(size, np.uint64), None if rows.top is None else np.empty(size, np.uint64), np.empty(size, np.uint64))
     step = min(max(16, _STEP // max(1, len(begin_K))), max(1, size))
     return merged.part(0, merge_kernels.merge(*rows, begin_K, end_K, step, *merged))

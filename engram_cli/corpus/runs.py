@@ -1,17 +1,18 @@
 """Sorted runs of the highest order while a corpus is counted: in memory as long as the budget lasts, else on disk.
 
-In memory, runs lie end to end in one arena. When a run does not fit any more, all that lie there are merged into one and spilled as
-blocks of bytes (merge_kernels.py), read back with plain reads and not by memory map, so that the resident set stays what was asked for.
-Whatever is where, the counts are read as ranges of grams, each merged by itself: ranges are what threads share.
+A run is kept as blocks of bytes (merge_kernels.py), three or so a row instead of twelve: packing and unpacking them costs less than the
+first touch of the memory that they save. On disk the same bytes are read with plain reads and not by memory map, so that the resident
+set stays what was asked for. Whatever is where, the counts are read as ranges of grams, each merged by itself: ranges are what threads
+share.
 """
 
 import errno
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any
+
 
 import numpy as np
 import numpy.typing as npt
@@ -20,34 +21,20 @@ from engram_cli.corpus.ngrams import Rows, merge_rows
 from engram_cli.errors import ResourceError
 from engram_cli.store.resources import format_bytes
 
-BLOCK = 4096  # rows that are read together
+BLOCK = 2048  # rows that are read together
+_BLOCKS = 32  # that are packed together
 _LONGEST = 10  # bytes of a varint
 Gram = tuple[int, int]  # (top, key): compares as grams do
 
 
 @dataclass
-class Spilled:
-    """A run on disk. first: the first gram of each block; rows: of each; ends: where each ends in the file."""
+class Run:
+    """A packed run. data: its bytes, or where they lie; first: the first gram of each block; rows: of each; ends: where each ends."""
 
-    path: Path
+    data: npt.NDArray[np.uint8] | Path
     first: list[Gram] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
-
-    def append(self, rows: Rows, file: Any) -> None:
-        """Write rows that come after all that were written."""
-        from engram_cli.corpus import merge_kernels
-
-        starts = range(0, len(rows.key), BLOCK)
-        ends = np.empty(len(starts), dtype=np.int64)
-        numbers = 2 if rows.top is None else 3
-        data = np.empty(len(rows.key) * numbers * _LONGEST, dtype=np.uint8)
-        written = merge_kernels.write_blocks(*rows, BLOCK, data, ends)
-        file.write(data[:written].data)
-        before = self.ends[-1] if self.ends else 0
-        self.first += [gram_at(rows, start) for start in starts]
-        self.rows += [min(BLOCK, len(rows.key) - start) for start in starts]
-        self.ends += (ends + before).tolist()
 
     def blocks(self, begin: Gram | None, end: Gram | None) -> range:
         """The blocks in which grams from `begin` to before `end` may lie."""
@@ -56,110 +43,116 @@ class Spilled:
         return range(first, last)
 
     def read(self, blocks: range, into: Rows, to: int) -> int:
-        """Read blocks into rows from `to` on; returns where they end."""
+        """Unpack blocks into rows from `to` on; returns where they end."""
         from engram_cli.corpus import merge_kernels
 
         if not blocks:
             return to
-        begin = self.ends[blocks[0] - 1] if blocks[0] else 0
-        data = np.empty(self.ends[blocks[-1]] - begin, dtype=np.uint8)
-        with self.path.open("rb") as file:
+        chosen = slice(blocks.start, blocks.stop)
+        top, key = np.array(self.first[chosen], dtype=np.uint64).T.copy()
+        data = self._bytes(self.ends[blocks.start - 1] if blocks.start else 0, self.ends[blocks.stop - 1])
+        tops = None if into.top is None else top
+        return int(merge_kernels.read_blocks(data, np.array(self.rows[chosen]), key, tops, *into, to))
+
+    def _bytes(self, begin: int, end: int) -> npt.NDArray[np.uint8]:
+        if not isinstance(self.data, Path):
+            return self.data[begin:end]
+        data = np.empty(end - begin, dtype=np.uint8)
+        with self.data.open("rb") as file:
             file.seek(begin)
             read = file.readinto(data.data)
-        assert read == len(data), self.path
-        chosen = slice(blocks[0], blocks[-1] + 1)
-        top, key = np.array(self.first[chosen], dtype=np.uint64).T.copy()
-        rows = np.array(self.rows[chosen])
-        return int(merge_kernels.read_blocks(data, rows, key, None if into.top is None else top, *into, to))
+        assert read == len(data), self.data
+        return data
 
 
 class Runs:
     """All runs of one corpus.
 
-    room: rows that may lie in memory; wide: whether grams are; folder: where runs are spilled, made when it is first needed;
-    threads share `add`. Raises ResourceError where the disk is full.
+    room: bytes of runs that may lie in memory; wide: whether grams are; folder: where the others go, made when it is first needed.
+    Threads share `add`. Raises ResourceError where the disk is full.
     """
 
     def __init__(self, room: int, wide: bool, folder: Path) -> None:
-        self.arena = _room(room, wide, np.uint32)
-        self.ends = [0]  # of the runs in memory
+        self.room = room
+        self.wide = wide
         self.folder = folder
-        self.spilled: list[Spilled] = []
+        self.runs: list[Run] = []
+        self.spilled = 0  # bytes
         self.lock = Lock()
 
-    @property
-    def spilled_bytes(self) -> int:
-        return sum(run.ends[-1] for run in self.spilled if run.ends)
-
-    def add(self, run: Rows) -> None:
-        """Take a run over: it is copied."""
+    def add(self, rows: Rows) -> None:
+        """Take over sorted rows."""
+        packed, run = _packed(rows)
+        size = sum(map(len, packed))
         with self.lock:
-            if self.ends[-1] + len(run.key) > len(self.arena.key):
-                self.spill()
-            begin, end = self.ends[-1], self.ends[-1] + len(run.key)
-            for column, part in zip(self.arena.part(begin, end), run, strict=True):
-                if column is not None:
-                    column[:] = part
-            self.ends.append(end)
+            number = len(self.runs)
+            self.runs.append(run)
+            in_memory = size <= self.room
+            if in_memory:
+                self.room -= size
+            else:
+                self.spilled += size
+        if in_memory:
+            run.data = np.concatenate(packed) if packed else run.data
+        else:
+            run.data = self.folder / str(number)
+            self._spill(packed, run.data)
 
-    def spill(self) -> None:
-        """Merge what lies in memory into one run on disk."""
-        if len(self.ends) == 1:
-            return
-        run = Spilled(self.folder / str(len(self.spilled)))
+    def _spill(self, packed: list[npt.NDArray[np.uint8]], path: Path) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with run.path.open("wb") as file:
-                for rows in self._in_memory(*self._ranges_in_memory(BLOCK * 32)):
-                    run.append(rows, file)
+            with path.open("wb") as file:
+                for part in packed:
+                    file.write(part.data)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             raise ResourceError(
-                f"counting spills sorted runs to {self.folder.parent}, but it is full ({error.strerror}) with "
-                f"{format_bytes(self.spilled_bytes)} spilled; make room, give another --tmp or more --memory, and go on with --resume"
+                f"sorted runs that do not fit --memory go to {self.folder.parent}, but it is full ({error.strerror}) after "
+                f"{format_bytes(self.spilled)}; make room, give another --tmp or more --memory, and go on with --resume"
             ) from None
-        self.spilled.append(run)
-        self.ends = [0]
 
     def ranges(self, rows: int) -> list[Callable[[], Rows]]:
         """The merged counts as stretches of about `rows` rows read, ascending; each may be called on a thread of its own."""
-        if not self.spilled:
-            begins, ends = self._ranges_in_memory(rows)
-            return [lambda b=b, e=e: merge_rows(self.arena, b, e) for b, e in zip(begins, ends, strict=True)]  # type: ignore[misc]
-        self.spill()
-        self.arena = _room(0, self.arena.top is not None)  # gives its memory back
-        firsts = sorted(first for run in self.spilled for first in run.first)
+        firsts = sorted(first for run in self.runs for first in run.first)
         splits = [None, *sorted(set(firsts[:: max(1, rows // BLOCK)][1:])), None]
         return [lambda b=b, e=e: self._read(b, e) for b, e in zip(splits[:-1], splits[1:], strict=True)]  # type: ignore[misc]
 
-    def _in_memory(self, begins: list[npt.NDArray[np.int64]], ends: list[npt.NDArray[np.int64]]) -> Iterator[Rows]:
-        return (merge_rows(self.arena, begin_K, end_K) for begin_K, end_K in zip(begins, ends, strict=True))
-
-    def _ranges_in_memory(self, rows: int) -> tuple[list[npt.NDArray[np.int64]], list[npt.NDArray[np.int64]]]:
-        """(where each range begins, where it ends) in each run of the arena, ranges split by grams of the longest run."""
-        end_K = np.array(self.ends[1:], dtype=np.int64)
-        begin_K = np.array(self.ends[:-1], dtype=np.int64)
-        if not len(end_K):
-            return [], []
-        longest = int(np.argmax(end_K - begin_K))
-        parts = max(1, -(-self.ends[-1] // rows))
-        splits = np.linspace(begin_K[longest], end_K[longest], parts, endpoint=False).astype(np.int64)[1:]
-        bounds = [begin_K, *(bounds_of(self.arena, begin_K, end_K, gram_at(self.arena, at)) for at in splits), end_K]
-        return bounds[:-1], bounds[1:]
-
     def _read(self, begin: Gram | None, end: Gram | None) -> Rows:
-        """The grams from `begin` to before `end` of all runs on disk, merged."""
-        blocks = [run.blocks(begin, end) for run in self.spilled]
-        rows = sum(sum(run.rows[part.start : part.stop]) for run, part in zip(self.spilled, blocks, strict=True))
-        whole = _room(rows, self.arena.top is not None)
+        """The grams from `begin` to before `end` of all runs, merged."""
+        blocks = [run.blocks(begin, end) for run in self.runs]
+        rows = sum(sum(run.rows[part.start : part.stop]) for run, part in zip(self.runs, blocks, strict=True))
+        whole = Rows(np.empty(rows, np.uint64), np.empty(rows, np.uint64) if self.wide else None, np.empty(rows, np.uint64))
         bounds = [0]
-        for run, part in zip(self.spilled, blocks, strict=True):
+        for run, part in zip(self.runs, blocks, strict=True):
             bounds.append(run.read(part, whole, bounds[-1]))
         begin_K, end_K = np.array(bounds[:-1]), np.array(bounds[1:])
         first_K = begin_K if begin is None else bounds_of(whole, begin_K, end_K, begin)
         last_K = end_K if end is None else bounds_of(whole, begin_K, end_K, end)
         return merge_rows(whole, first_K, last_K)
+
+
+def _packed(rows: Rows) -> tuple[list[npt.NDArray[np.uint8]], Run]:
+    """Rows as packed bytes, and the run that describes them."""
+    from engram_cli.corpus import merge_kernels
+
+    numbers = 2 if rows.top is None else 3
+    together = BLOCK * _BLOCKS
+    data = np.empty(together * numbers * _LONGEST, dtype=np.uint8)
+    packed: list[npt.NDArray[np.uint8]] = []
+    run = Run(data[:0])
+    written = 0
+    for begin in range(0, len(rows.key), together):
+        part = rows.part(begin, begin + together)
+        starts = range(0, len(part.key), BLOCK)
+        ends = np.empty(len(starts), dtype=np.int64)
+        size = merge_kernels.write_blocks(*part, BLOCK, data, ends)
+        packed.append(data[:size].copy())
+        run.first += [gram_at(part, start) for start in starts]
+        run.rows += [min(BLOCK, len(part.key) - start) for start in starts]
+        run.ends += (ends + written).tolist()
+        written += size
+    return packed, run
 
 
 def gram_at(rows: Rows, at: int) -> Gram:
@@ -174,7 +167,3 @@ def bounds_of(
 
     top, key = np.uint64(gram[0]), np.uint64(gram[1])
     return np.array([merge_kernels.lower_bound(rows.key, rows.top, b, e, key, top) for b, e in zip(begin_K, end_K, strict=True)])
-
-
-def _room(rows: int, wide: bool, counts: npt.DTypeLike = np.uint64) -> Rows:
-    return Rows(np.empty(rows, np.uint64), np.empty(rows, np.uint64) if wide else None, np.empty(rows, counts))

@@ -63,13 +63,14 @@ class ColumnWriter:
     def close(self) -> None:
         """Lay the columns end to end and write the description around them."""
         file = self.files[0]
+        block = memoryview(bytearray(_BLOCK))
         places = _places(self.schema, self.rows, file)
         for aside, place in zip(self.files[1:], places[1:], strict=bool(self.rows)):
             aside.flush()
             aside.seek(0)
             file.seek(place)
-            while block := aside.read(_BLOCK):
-                file.write(block)
+            while size := aside.readinto(block):  # type: ignore[attr-defined]
+                file.write(block[:size])
         file.flush()
 
     def abandon(self) -> None:
