@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from engram_cli.commands.options import Force, Json, Out, Quiet, Threads
+from engram_cli.commands.options import Force, Json, Memory, Out, Quiet, Threads, read_size
 
 
 def command(
@@ -36,6 +36,19 @@ def command(
         str | None,
         typer.Option("--document-separator", metavar="TEXT", help=r"Splits text files into documents; \n and \t are understood."),
     ] = None,
+    min_count: Annotated[int, typer.Option("--min-count", min=1, metavar="N", help="Leave out grams seen less often.")] = 1,
+    token_dtype: Annotated[
+        str | None, typer.Option("--token-dtype", metavar="u16|u32", help="What the ids in .bin files are.")
+    ] = None,
+    token_field: Annotated[
+        str | None, typer.Option("--token-field", metavar="NAME", help="Column of token id lists in Parquet and Arrow files.")
+    ] = None,
+    memory: Memory = None,
+    tmp: Annotated[
+        Path | None,
+        typer.Option("--tmp", metavar="DIR", help="Where runs go that memory cannot hold [default: beside --out]."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the same extraction was killed.")] = False,
     threads: Threads = 0,
     force: Force = False,
     quiet: Quiet = False,
@@ -44,11 +57,14 @@ def command(
     """Count the n-grams of a corpus: text, Markdown, JSONL and Parquet files, each also as .gz or .zst.
 
     A text file is one document; a JSONL line or a Parquet row is one each. In folders, hidden files and other extensions are passed
-    over; a file that is named is read as text whatever it is called. Stdin is text, or JSONL where --text-field is given.
+    over; a file that is named is read as text whatever it is called. Stdin is text, or JSONL where --text-field is given. Corpora
+    that are tokenised already are counted as they are: .npy, .bin (also with Megatron's .idx), columns of id lists, an n-gram
+    artifact. One that was killed goes on with --resume, and gives the same bytes; so does any --threads and any --memory.
 
     \b
     Example:
       engram extract corpus/ --train-tokenizer 8192 -o demo/ngrams
+      engram extract tokens.bin --token-dtype u16 --tokenizer tokenizer.json --memory 2GiB -o ngrams
       engram extract 'books/*.txt.gz' --tokenizer tokenizer.json -o ngrams
       zcat posts.jsonl.gz | engram extract - --text-field body --train-tokenizer 8192 -o ngrams
     """
@@ -71,6 +87,12 @@ def command(
             text_field=text_field,
             encoding_errors=encoding_errors,
             document_separator=separator,
+            min_count=min_count,
+            token_dtype=token_dtype,
+            token_field=token_field,
+            memory=read_size(memory),
+            tmp=tmp,
+            resume=resume,
             threads=threads or None,
             force=force,
             progress=shown,

@@ -58,3 +58,18 @@ def use_threads(threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def read_size(size: str | None) -> int | None:
+    """Bytes of a size such as 2GiB, 1.5G or 512MB. Raises RecipeError where it is none."""
+    import re
+
+    from engram_cli.errors import RecipeError
+
+    if size is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B?)\s*", size, re.IGNORECASE)
+    if not found or not float(found[1]):
+        raise RecipeError(f"--memory is a size such as 512MiB or 2GiB, but it is {size!r}; change it")
+    unit = 1000 if found[3].upper() == "B" and found[2] else 1024
+    return int(float(found[1]) * unit ** " KMGT".index(found[2].upper() or " "))

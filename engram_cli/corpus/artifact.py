@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from engram_cli.corpus.canonical import map_digest
-from engram_cli.corpus.ngrams import Keys, column, positions, unpack
+from engram_cli.corpus.ngrams import Grams, Keys, WideGrams, column, positions, unpack
 from engram_cli.corpus.tokenizer import load_tokenizer
 from engram_cli.corpus.tokens import DOCUMENTS, TOKENS
 from engram_cli.errors import ArtifactError
@@ -126,8 +126,8 @@ class NGrams:
         """The canonical id in window slots before a document's first token."""
         return int(self.canonical_V[self.pad])
 
-    def counts(self, order: int) -> tuple[Keys, Keys]:
-        """(grams, counts) of one order: uint64 [G] each, memory-mapped, sorted by gram.
+    def counts(self, order: int) -> tuple[Grams, Keys]:
+        """(grams, counts) of one order: uint64 [G] each, memory-mapped, sorted by gram; grams of more than 64 bits are WideGrams.
 
         Raises ArtifactError where the order was not counted.
         """
@@ -138,9 +138,12 @@ class NGrams:
                 f"run engram extract with --orders {order}"
             )
         table = self.artifact.table(ngrams_file(order))
-        return column(table, "gram"), column(table, "count")
+        grams_G = column(table, "gram")
+        if "gram_low" in table.column_names:
+            return WideGrams(grams_G, column(table, "gram_low")), column(table, "count")
+        return grams_G, column(table, "count")
 
-    def unpack(self, grams_G: Keys, order: int) -> npt.NDArray[np.int64]:
+    def unpack(self, grams_G: Grams, order: int) -> npt.NDArray[np.int64]:
         """Canonical ids of grams, newest first as `table.hashing.windows` has them: int64 [G, order]."""
         return unpack(grams_G, order, self.bits)
 

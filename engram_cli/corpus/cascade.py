@@ -7,12 +7,13 @@ a sort it costs a few nanoseconds a row.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from engram_cli.corpus.curves import Spectrum
 from engram_cli.corpus.ngrams import Buffers, Keys, Packing, Rows, count_keys, merge_rows
 from engram_cli.corpus.runs import bounds_of, gram_at
 
@@ -21,12 +22,14 @@ Write = Callable[[Sequence[npt.NDArray[Any]]], None]
 
 @dataclass
 class Tally:
-    """What was written of one order, and what --min-count left out. singletons: grams that were written with a count of one."""
+    """What was written of one order, and what --min-count left out. singletons: grams that were written with a count of one;
+    spectrum: of all grams, also those left out."""
 
     distinct: int = 0
     singletons: int = 0
     pruned: int = 0
     pruned_occurrences: int = 0
+    spectrum: Spectrum = field(default_factory=Spectrum)
 
 
 class Level:
@@ -96,13 +99,14 @@ class Level:
         return Rows(*(column if column is None else np.delete(column, at) for column in rows))  # type: ignore[arg-type]
 
     def _write(self, rows: Rows) -> None:
-        self.tally.singletons += int((rows.counts == 1).sum())
+        self.tally.spectrum.add(rows.counts)
         if self.min_count > 1:
             keep_G = rows.counts >= self.min_count
-            self.tally.singletons = 0
             self.tally.pruned += len(keep_G) - int(keep_G.sum())
             self.tally.pruned_occurrences += int(rows.counts[~keep_G].sum())
             rows = Rows(*(column if column is None else column[keep_G] for column in rows))  # type: ignore[arg-type]
+        else:
+            self.tally.singletons += int((rows.counts == 1).sum())
         self.tally.distinct += len(rows.key)
         self.write(rows.columns())
 
@@ -117,8 +121,8 @@ class Level:
 
 
 def levels(packing: Packing, ends: Rows, writes: Sequence[Write], min_count: int) -> list[Level]:
-    """The levels of orders 1 to `packing.order`, lowest first. ends: the last window of each document in the highest order, unsorted,
-    its counts unused; writes: by order."""
+    """The levels of orders 1 to `packing.order`, lowest first. ends: the last window of each document in the highest order,
+    unsorted, its counts unused; writes: by order."""
     made: list[Level] = []
     for order, write in enumerate(writes, 1):
         lower = Packing(order, packing.bits, packing.pad)

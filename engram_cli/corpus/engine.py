@@ -1,6 +1,7 @@
 """Counting on one machine: tokens on disk -> sorted counts of every order, within a budget of memory, on so many threads.
 
-    [tokens] -> stretches, counted on threads -> runs, in memory or spilled -> ranges of grams, merged on threads -> cascade -> files
+    [tokens] -> stretches, counted on threads -> runs, in memory or spilled -> ranges of grams, merged on threads -> cascade ->
+    files
 
 Neither the budget nor the threads nor the order in which stretches are done can be seen in what is written.
 """
@@ -32,8 +33,8 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Tokens:
-    """Documents laid end to end in a file. offset: where ids begin in it; dtype: of an id; tokens: how many; starts_D: first token of
-    each document; canonical_V: the canonical id of each raw id."""
+    """Documents laid end to end in a file. offset: where ids begin in it; dtype: of an id; tokens: how many; starts_D: first token
+    of each document; canonical_V: the canonical id of each raw id."""
 
     path: Path
     offset: int
@@ -115,7 +116,9 @@ def _count_stretches(
     """Count all stretches into `runs`; returns the last window of each document."""
     starts_D = tokens.starts_D
     last_D = np.append(starts_D[1:], tokens.tokens) - 1
-    ends = Rows(np.empty(len(last_D), np.uint64), np.empty(len(last_D), np.uint64) if packing.wide else None, np.empty(0, np.uint32))
+    ends = Rows(
+        np.empty(len(last_D), np.uint64), np.empty(len(last_D), np.uint64) if packing.wide else None, np.empty(0, np.uint32)
+    )
     pool: SimpleQueue[Buffers] = SimpleQueue()
     for _ in range(threads):
         pool.put(Buffers())

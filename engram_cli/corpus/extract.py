@@ -1,117 +1,180 @@
 """`engram extract`: read a corpus, encode it, count its grams, write the n-gram artifact.
 
-Tokens go to disk as they are encoded and are counted from there through a memory map, so that memory is taken by the grams and not
-by the text. Encoding takes nearly all of the time.
+Tokens go to disk as they are encoded and are counted from there, so that memory is taken by the grams and not by the text. Encoding
+takes nearly all of the time; what it has done is put down every so often, and --resume goes on from there.
 """
 
+import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from threading import Event
+from typing import Any
 
 import xxhash
-from tokenizers import Tokenizer
 
-from engram_cli.corpus import ngrams
-from engram_cli.corpus.artifact import TOKEN_MAP, TOKENIZER, ngrams_file
-from engram_cli.corpus.canonical import TokenMap, identity_map, token_map
+from engram_cli.corpus import curves, engine, ngrams
+from engram_cli.corpus.artifact import TOKENIZER, ngrams_file
+from engram_cli.corpus.cascade import Tally
+from engram_cli.corpus.checkpoint import FILE as PROGRESS
+from engram_cli.corpus.checkpoint import Checkpoint, write_whole
 from engram_cli.corpus.reader import Reader
+from engram_cli.corpus.ready import ReadyReader, ReadySource, find_ready
+from engram_cli.corpus.settings import Means, Settings
 from engram_cli.corpus.sources import Source, find_sources, spool
-from engram_cli.corpus.tokenizer import check_vocab, find_end, find_pad, load_tokenizer, train_tokenizer, vocab_size
-from engram_cli.corpus.tokens import TokenFiles, batches, is_held_out
-from engram_cli.errors import CorpusError, RecipeError
+from engram_cli.corpus.tokenizer import load_tokenizer
+from engram_cli.corpus.tokens import TokenFiles
+from engram_cli.corpus.vocabulary import Vocabulary, make_vocabulary, train
+from engram_cli.errors import CorpusError, RecipeError, ResourceError
 from engram_cli.progress import SILENT, ProgressLike
-from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, write_artifact
+from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, partial_path, write_artifact
+from engram_cli.store.manifest import FILE_NAME as MANIFEST
+from engram_cli.store.resources import format_bytes, free_memory
+from engram_cli.store.schema import ngrams_schema
+from engram_cli.store.stream import ColumnWriter
 
-ENCODING_ERRORS = ("strict", "replace", "ignore")
+Sources = tuple[Source, ...] | tuple[ReadySource, ...]
+_WORTH_KEEPING = 1 << 24  # tokens: encoding them again takes a quarter of a minute
+_UNPACKED = 4  # bytes of text in one of a compressed file
+_PER_TOKEN = 3.5  # bytes of text
 
 
 def extract(
     paths: Sequence[str | Path],
     out: str | Path,
     *,
-    tokenizer: str | Path | None = None,
-    train_vocab: int | None = None,
-    pad_token: str | None = None,
-    canonical: bool = True,
-    orders: int = 3,
-    held_out: float = 0.02,
-    text_field: str | None = None,
-    encoding_errors: str = "strict",
-    document_separator: str | None = None,
     threads: int | None = None,
+    memory: int | None = None,
+    tmp: str | Path | None = None,
+    resume: bool = False,
     force: bool = False,
     progress: ProgressLike = SILENT,
+    **settings: Any,
 ) -> Artifact:
     """Count the grams of orders 1..`orders` over a corpus and write them as the n-gram artifact `out`.
 
-    paths: files, folders, globs, or "-" for stdin; tokenizer: a tokenizer.json, or train_vocab: ids of a byte-level BPE trained on
-    the corpus (one of the two); pad_token: the token before a document's first (default: known by name); canonical: fold ids by
-    the token map; held_out: share of documents, chosen by the digests of their texts, that is not counted; text_field: of JSONL and
-    Parquet, "text" where it is None, and naming it makes stdin JSONL; encoding_errors: strict, replace or ignore;
-    document_separator: splits text files; threads: None for all cores.
-    Raises CorpusError, TokenizerError, RecipeError or ArtifactError; then nothing was written.
+    paths: files, folders, globs, or "-" for stdin; threads: None for all cores; memory: bytes this process may take, None for half
+    of what is free; tmp: folder for what does not fit it, None for one beside the artifact; resume: go on where an extraction of
+    the same corpus was killed; force: replace what `out` names; settings: those of Settings.
+    Raises CorpusError, TokenizerError, RecipeError, ResourceError or ArtifactError; then nothing was written, but that what a long
+    run did before lies beside `out` for `resume`.
     """
-    check_out(Path(out).absolute(), force)
-    _check(tokenizer, train_vocab, orders, held_out, encoding_errors, document_separator)
-    used = None if tokenizer is None else load_tokenizer(tokenizer)
-    found = find_sources(paths, "jsonl" if text_field else "text")
-    if found.passed_over:
-        progress.warn(f"files with other extensions were passed over: {found.passed_over:,}; name files to read them as text")
+    final = Path(out).absolute()
+    check_out(final, force)
+    wanted = Settings(**settings)
+    wanted.check()
+    means = Means(threads or engine.cores(), memory or free_memory() // 2, None if tmp is None else Path(tmp))
+    corpus = _find(paths, wanted, progress)
+    if wanted.tokenizer is not None:
+        load_tokenizer(wanted.tokenizer)  # before anything is written
     if threads:
         os.environ["RAYON_NUM_THREADS"] = str(threads)  # the tokenizers library reads it when it first encodes
-    stages = _Stages(progress, orders + (2 if train_vocab is None else 3))
-    with write_artifact(out, "ngrams", force=force) as draft, _sources_to_read(found.sources, draft) as sources:
-        reader = Reader(
-            sources, text_field=text_field or "text", encoding_errors=encoding_errors, document_separator=document_separator
-        )
-        if train_vocab is not None:
-            stages.next(f"training a tokenizer of {train_vocab:,} ids")
-            used = _train(reader, train_vocab, held_out, progress)
-        assert used is not None
-        vocabulary = _vocabulary(used, canonical, pad_token, orders, progress)
-        with TokenFiles(draft, vocabulary.vocab, vocabulary.end, held_out) as tokens:
-            stages.next("encoding")
-            tokens.encode(reader, used, progress)
-            _tell_what_is_missing(reader, tokens, held_out, progress)
-            distinct, singletons = _count(tokens, vocabulary, orders, threads or _cores(), draft, stages)
-            stages.next("writing")
-            vocabulary.write(draft, tokenizer)
-            draft.inputs["corpus"] = tokens.finish([source.name for source in sources])
-            draft.facts = _facts(tokens, vocabulary, orders, held_out) | {"distinct": distinct, "singletons": singletons}
+    partial = partial_path(final)
+    resumed = resume and (Draft(partial).work / PROGRESS).is_file()
+    if not resumed:
+        shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with write_artifact(out, "ngrams", force=force, keep_partial=True) as draft:
+            _extract(corpus, wanted, means, draft, progress)
+    except BaseException as error:
+        _keep_or_remove(partial, error, resumed, progress)
+        raise
     return open_artifact(out, "ngrams")
 
 
-@contextmanager
-def _sources_to_read(sources: Sequence[Source], draft: Draft) -> Iterator[list[Source]]:
+def _keep_or_remove(partial: Path, error: BaseException, resumed: bool, progress: ProgressLike) -> None:
+    """Keep what took long, or what a full disk interrupted, or was kept before; remove the rest."""
+    with suppress(OSError, ValueError):
+        state = json.loads((Draft(partial).work / PROGRESS).read_bytes())["state"]
+        tokens = state["training"]["tokens"] + state["held_out"]["tokens"]
+        if resumed or tokens >= _WORTH_KEEPING or isinstance(error, ResourceError):
+            progress.warn(f"what was encoded so far, {tokens:,} tokens, is kept in {partial}: --resume goes on from there")
+            return
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _find(paths: Sequence[str | Path], settings: Settings, progress: ProgressLike) -> "Sources":
+    ready = find_ready(paths, settings.token_dtype, settings.token_field)
+    if ready:
+        if settings.train_vocab is not None:
+            raise RecipeError(
+                "ready tokens come with the tokenizer that made them, but --train-tokenizer is given; give --tokenizer"
+            )
+        return ready
+    found = find_sources(paths, "jsonl" if settings.text_field else "text")
+    if found.passed_over:
+        progress.warn(f"files with other extensions were passed over: {found.passed_over:,}; name files to read them as text")
+    return found.sources
+
+
+def _extract(corpus: Sources, settings: Settings, means: Means, draft: Draft, progress: ProgressLike) -> None:
+    """Fill `draft`, going on from what lies there."""
+    (draft.path / MANIFEST).unlink(missing_ok=True)
+    checkpoint = Checkpoint(draft.work, settings.identity | {"corpus": [_stamp(source) for source in corpus]})
+    stages = _Stages(progress, 3 if settings.train_vocab is None else 4)
+    sources = _spooled(corpus, draft.work / "spools")
+    vocabulary = make_vocabulary(_tokenizer(sources, settings, draft.work, stages), settings, progress)
+    packing = ngrams.Packing(settings.orders, vocabulary.bits, int(vocabulary.token_map.canonical_V[vocabulary.pad]))
+    engine.plan(means.memory, 1 << 40, 0, means.threads, packing)  # says at once where memory cannot suffice
+    with TokenFiles(draft, vocabulary.vocab, vocabulary.end, settings.held_out, checkpoint) as tokens:
+        stages.next(f"encoding ({_expected_disk(sources, settings)})")
+        reader = _read(sources, settings, vocabulary, means.threads, tokens, progress)
+        _tell_what_is_missing(reader, tokens, settings.held_out, progress)
+        tallies = _count(tokens, vocabulary, packing, settings, means, draft, stages)
+        vocabulary.write(draft)
+        draft.inputs["corpus"] = tokens.finish([source.name for source in sources])
+    draft.facts = _facts(tokens, vocabulary, settings, dict(enumerate(tallies, 1)))
+
+
+def _stamp(source: Source | ReadySource) -> list[Any]:
+    """What tells that a source has not changed since."""
+    if isinstance(source, ReadySource):
+        return [source.name, *((file.stat().st_size, file.stat().st_mtime_ns) for file in source.files if file.exists())]
+    if source.once:
+        return [source.name]
+    return [source.name, source.bytes, os.stat(source.path).st_mtime_ns]
+
+
+def _spooled(corpus: Sources, spools: Path) -> Sources:
     """The sources, those that come only once spooled beside the artifact: training a tokenizer reads the corpus twice."""
-    spools = draft.path / "spools"
-    spools.mkdir()
-    yield [spool(source, spools / str(number)) if source.once else source for number, source in enumerate(sources)]
-    shutil.rmtree(spools)
+    spools.mkdir(exist_ok=True)
+    return tuple(  # type: ignore[return-value]
+        spool(source, spools / str(number)) if isinstance(source, Source) and source.once else source
+        for number, source in enumerate(corpus)
+    )
 
 
-@dataclass(frozen=True)
-class _Vocabulary:
-    """A tokenizer with what the artifact must know of it."""
+def _reader(sources: Sources, settings: Settings) -> Reader:
+    return Reader(
+        [source for source in sources if isinstance(source, Source)],
+        text_field=settings.text_field or "text",
+        encoding_errors=settings.encoding_errors,
+        document_separator=settings.document_separator,
+    )
 
-    tokenizer: Tokenizer
-    token_map: TokenMap
-    vocab: int
-    pad: int
-    end: int | None
-    bits: int
 
-    def write(self, draft: Draft, original: str | Path | None) -> None:
-        """tokenizer.json (as it was given, byte for byte) and token_map.arrow."""
-        text = self.tokenizer.to_str(pretty=True).encode() if original is None else Path(original).read_bytes()
-        (draft.path / TOKENIZER).write_bytes(text)
-        draft.inputs["tokenizer"] = xxhash.xxh3_128_hexdigest(text)
-        draft.table(TOKEN_MAP, self.token_map.to_arrow())
+def _read(
+    sources: Sources, settings: Settings, vocabulary: Vocabulary, threads: int, tokens: TokenFiles, progress: ProgressLike
+) -> Reader | ReadyReader:
+    """Bring all of the corpus into `tokens`; returns what it was read by."""
+    ready = [source for source in sources if isinstance(source, ReadySource)]
+    if not ready:
+        reader = _reader(sources, settings)
+        tokens.encode(reader, vocabulary.tokenizer, threads, progress)
+        return reader
+    options = {"token_dtype": settings.token_dtype, "token_field": settings.token_field}
+    ready_reader = ReadyReader(ready, vocabulary.tokenizer, tokens.dtype, vocabulary.end, **options)
+    tokens.take_ready(ready_reader, progress)
+    return ready_reader
+
+
+def _expected_disk(sources: Sources, settings: Settings) -> str:
+    """What the artifact and the spilled runs will take, roughly, in words."""
+    text = sum(source.bytes * (_UNPACKED if getattr(source, "codec", None) else 1) for source in sources)
+    tokens = text / (2 if isinstance(sources[0], ReadySource) else _PER_TOKEN)
+    grams = tokens * sum(share for _, share in zip(range(settings.orders), (0.001, 0.1, 0.4, 0.6, 0.7, 0.75), strict=False))
+    return f"about {format_bytes(2 * tokens + 16 * grams)} of disk needed, {format_bytes(3 * tokens)} of --tmp if memory is short"
 
 
 class _Stages:
@@ -127,64 +190,20 @@ class _Stages:
         return self.progress
 
 
-def _check(
-    tokenizer: str | Path | None,
-    train_vocab: int | None,
-    orders: int,
-    held_out: float,
-    encoding_errors: str,
-    document_separator: str | None,
-) -> None:
-    if (tokenizer is None) == (train_vocab is None):
-        given = "neither is given" if tokenizer is None else "both are given"
-        raise RecipeError(f"a corpus is encoded by one tokenizer, --tokenizer FILE or --train-tokenizer VOCAB, but {given}")
-    if train_vocab is not None:
-        check_vocab(train_vocab)
-    if not 1 <= orders <= 6:
-        raise RecipeError(f"--orders must be from 1 to 6, but it is {orders}; change it")
-    if not 0 <= held_out < 1:
-        raise RecipeError(f"--held-out is a share, from 0 to below 1, but it is {held_out}; change it")
-    if encoding_errors not in ENCODING_ERRORS:
-        raise RecipeError(f"--encoding-errors is one of {', '.join(ENCODING_ERRORS)}, but it is {encoding_errors!r}; change it")
-    if document_separator == "":
-        raise RecipeError("--document-separator must be a text, but it is empty; leave it out to keep files whole")
+def _tokenizer(sources: Sources, settings: Settings, work: Path, stages: _Stages) -> Path:
+    """The tokenizer.json that was given, or one that is trained (or was, before it was killed)."""
+    if settings.train_vocab is None:
+        assert settings.tokenizer is not None
+        return Path(settings.tokenizer)
+    stages.next(f"training a tokenizer of {settings.train_vocab:,} ids")
+    path = work / TOKENIZER
+    if not path.exists():
+        trained = train(_reader(sources, settings), settings.train_vocab, settings.held_out, stages.progress)
+        write_whole(path, trained.to_str(pretty=True).encode())
+    return path
 
 
-def _train(reader: Reader, vocab: int, held_out: float, progress: ProgressLike) -> Tokenizer:
-    """Train on the documents that are not held out, in a thread of its own: in ours, the library would keep Ctrl-C waiting."""
-    stopped = Event()
-
-    def texts() -> Iterator[list[str]]:
-        for batch in batches(reader):
-            if stopped.is_set():
-                raise InterruptedError
-            progress.advance(reader.done, reader.bytes, "bytes")
-            yield [document.text for document in batch if not is_held_out(document, held_out)]
-
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            tokenizer = pool.submit(train_tokenizer, texts(), vocab).result()
-        finally:
-            stopped.set()
-    if tokenizer.get_vocab_size() < vocab:
-        progress.warn(f"the corpus is too small for {vocab:,} ids: the trained tokenizer has {tokenizer.get_vocab_size():,}")
-    return tokenizer
-
-
-def _vocabulary(tokenizer: Tokenizer, canonical: bool, pad_token: str | None, orders: int, progress: ProgressLike) -> _Vocabulary:
-    pad = find_pad(tokenizer, pad_token)
-    if pad is None:
-        pad = 0
-        progress.warn(
-            f"the tokenizer has no pad or end token known by name: id 0 ({tokenizer.id_to_token(0)!r}) stands before a document's "
-            "first token; choose another with --pad-token"
-        )
-    folded = token_map(tokenizer) if canonical else identity_map(tokenizer)
-    bits = ngrams.gram_bits(folded.canonical_vocab, orders)
-    return _Vocabulary(tokenizer, folded, vocab_size(tokenizer), pad, find_end(tokenizer), bits)
-
-
-def _tell_what_is_missing(reader: Reader, tokens: TokenFiles, held_out: float, progress: ProgressLike) -> None:
+def _tell_what_is_missing(reader: Reader | ReadyReader, tokens: TokenFiles, held_out: float, progress: ProgressLike) -> None:
     """Warn of what was passed over; raise CorpusError where nothing is left to count."""
     training, held = tokens.training.documents, tokens.held_out.documents
     if not training + held:
@@ -204,36 +223,55 @@ def _tell_what_is_missing(reader: Reader, tokens: TokenFiles, held_out: float, p
 
 
 def _count(
-    tokens: TokenFiles, vocabulary: _Vocabulary, orders: int, threads: int, draft: Draft, stages: _Stages
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Count and write each order; (distinct grams, grams that occur once) by order."""
-    tokens_T, starts_D = tokens.training.mapped(), tokens.training.starts_D
-    canonical_V = vocabulary.token_map.canonical_V
-    distinct, singletons = {}, {}
-    for order in range(1, orders + 1):
-        progress = stages.next(f"counting {order}-grams")
-        counts = ngrams.count_tokens(
-            lambda begin, end: canonical_V[tokens_T[begin:end]],
-            starts_D,
-            len(tokens_T),
-            order,
-            bits=vocabulary.bits,
-            pad=int(canonical_V[vocabulary.pad]),
-            threads=threads,
-            done=lambda done, progress=progress: progress.advance(done, len(tokens_T), "tokens"),  # type: ignore[misc]
-        )
-        draft.table(ngrams_file(order), counts)
-        distinct[str(order)] = counts.num_rows
-        singletons[str(order)] = int((ngrams.column(counts, "count") == 1).sum())
-    return distinct, singletons
+    tokens: TokenFiles,
+    vocabulary: Vocabulary,
+    packing: ngrams.Packing,
+    settings: Settings,
+    means: Means,
+    draft: Draft,
+    stages: _Stages,
+) -> list[Tally]:
+    """Count all orders and write them; what was written, by order."""
+    progress = stages.next(f"counting {settings.orders}-grams")
+    stored = tokens.stored(vocabulary.token_map.canonical_V)
+
+    def counted(done: int) -> None:
+        progress.advance(done, stored.tokens, "tokens")
+        if done == stored.tokens:
+            stages.next(f"writing orders 1 to {settings.orders}")
+
+    spill = draft.work / "spill" if means.tmp is None else means.tmp / f"engram-{xxhash.xxh3_64_hexdigest(os.fsencode(draft.path))}"
+    shutil.rmtree(spill, ignore_errors=True)  # of one that was killed
+    try:
+        with ExitStack() as files:
+            writers = [
+                files.enter_context(ColumnWriter(draft.path / ngrams_file(order), ngrams_schema(order, packing.bits)))
+                for order in range(1, settings.orders + 1)
+            ]
+            tallies = engine.count_tokens(
+                stored,
+                packing,
+                [writer.write for writer in writers],
+                memory=means.memory,
+                tmp=spill,
+                threads=means.threads,
+                min_count=settings.min_count,
+                counted=counted,
+                written=lambda done, total: progress.advance(done, total, "ranges"),
+            )
+    finally:
+        shutil.rmtree(spill, ignore_errors=True)
+    spectra = {order: tally.spectrum.curve() for order, tally in enumerate(tallies, 1)}
+    draft.table(curves.FILE, curves.to_arrow(spectra))
+    return tallies
 
 
-def _facts(tokens: TokenFiles, vocabulary: _Vocabulary, orders: int, held_out: float) -> dict[str, object]:
-    return {
+def _facts(tokens: TokenFiles, vocabulary: Vocabulary, settings: Settings, tallies: dict[int, Tally]) -> dict[str, object]:
+    facts: dict[str, object] = {
         "documents": tokens.training.documents,
-        "tokens": tokens.training.tokens,
+        "tokens": tokens.training.tokens - tokens.held_out.tokens,  # held-out tokens lie behind them by now
         "bytes": tokens.training.bytes,
-        "held_out": held_out,
+        "held_out": settings.held_out,
         "held_out_documents": tokens.held_out.documents,
         "held_out_tokens": tokens.held_out.tokens,
         "held_out_bytes": tokens.held_out.bytes,
@@ -243,10 +281,13 @@ def _facts(tokens: TokenFiles, vocabulary: _Vocabulary, orders: int, held_out: f
         "pad": vocabulary.pad,
         "end": vocabulary.end,
         "bits": vocabulary.bits,
-        "orders": list(range(1, orders + 1)),
+        "orders": list(tallies),
+        "encoder": tokens.encoder,
+        "distinct": {str(order): tally.distinct for order, tally in tallies.items()},
+        "singletons": {str(order): tally.singletons for order, tally in tallies.items()},
+        "min_count": settings.min_count,
     }
-
-
-def _cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if settings.min_count > 1:
+        for name in ("pruned", "pruned_occurrences"):
+            facts[name] = {str(order): getattr(tally, name) for order, tally in tallies.items()}
+    return facts

@@ -5,8 +5,8 @@ bucket is radix-sorted there and run-lengthened, so that the buckets laid end to
 token makes too large are split by their next bits. Measured on one core at about twice numpy's fastest sort of the same keys, which
 many processors do not get (docs/benchmarks).
 
-A gram is `key`, u64; where it is wider than 64 bits, `key` holds its low 64 bits and `top` those above, else `top` is None and numba
-drops the branches that speak of it. Everything is u64 or int64, never both in one expression: numba would make that a float.
+A gram is `key`, u64; where it is wider than 64 bits, `key` holds its low 64 bits and `top` those above, else `top` is None and
+numba drops the branches that speak of it. Everything is u64 or int64, never both in one expression: numba would make that a float.
 Buffers come from the caller, who keeps them: the first touch of fresh memory costs more than the counting.
 """
 
@@ -112,7 +112,9 @@ def scatter(
 
 
 @_compiled
-def last_windows(ids: Any, canonical: Any, first: Any, last: Any, order: Any, blank: Any, mask: Any, bits: Any, key: Any, top: Any) -> None:
+def last_windows(
+    ids: Any, canonical: Any, first: Any, last: Any, order: Any, blank: Any, mask: Any, bits: Any, key: Any, top: Any
+) -> None:
     """The gram that ends each document; first, last: of its first id (may be before the stretch: negative) and of its last."""
     for document in range(len(first)):
         high, low = blank[0], blank[1]
@@ -176,7 +178,8 @@ def _pass(key: Any, top: Any, begin: Any, size: Any, to_key: Any, to_top: Any, s
 
 @_compiled
 def _sort(key: Any, top: Any, begin: Any, size: Any, width: Any, a: Any, a_top: Any, b: Any, b_top: Any, next_SP: Any) -> Any:
-    """Sort grams that differ in their low `width` bits; returns the number of passes: an odd one leaves them in `a`, else in `b`."""
+    """Sort grams that differ in their low `width` bits; returns the number of passes: an odd one leaves them in `a`, else in
+    `b`."""
     passes = (width + SORTED - 1) // SORTED
     digits = (width + passes - 1) // passes
     mask = np.uint64((1 << digits) - 1)
@@ -269,9 +272,7 @@ def sort_and_fold(key: Any, top: Any, bounds_B: Any, spare: Any, spare_top: Any,
 
 
 @_compiled
-def _push(
-    stack: Any, depth: Any, next_P: Any, parts: Any, begin: Any, base: Any, end: Any, spared: Any, small: Any
-) -> Any:
+def _push(stack: Any, depth: Any, next_P: Any, parts: Any, begin: Any, base: Any, end: Any, spared: Any, small: Any) -> Any:
     """Put the parts of a split on the stack, the last first, neighbours together while they are small."""
     until = end
     for part in range(parts - 1, -1, -1):

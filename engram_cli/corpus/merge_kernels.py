@@ -1,8 +1,8 @@
 """The compiled loops of merging: sorted runs -> one, in memory and as blocks of bytes on disk.
 
 Runs are merged two by two, a few thousand rows of each at a time, so that all rounds but the first read the second-level cache. On
-disk a run is a sequence of blocks, each row the distance to the gram before it and its count, both as varints: about 2.5 bytes a row
-where the counts of a large corpus take 12. Grams are `key` and `top` as in kernels.py.
+disk a run is a sequence of blocks, each row the distance to the gram before it and its count, both as varints: about 2.5 bytes a
+row where the counts of a large corpus take 12. Grams are `key` and `top` as in kernels.py.
 """
 
 from typing import Any
@@ -74,13 +74,12 @@ def _copy(key: Any, top: Any, counts: Any, begin: Any, end: Any, to_key: Any, to
 
 @_compiled
 def _step_end(key: Any, top: Any, at_K: Any, end_K: Any, step: Any, upto_K: Any) -> Any:
-    """Set upto_K so that no run gives more than `step` rows and none of them comes after a row that is left; whether rows are left."""
+    """Set upto_K so that no run gives more than `step` rows and none of them comes after a row that is left; whether rows are
+    left."""
     found = -1
     for run in range(len(at_K)):
         place = at_K[run] + step
-        if place < end_K[run] and (
-            found < 0 or _less(key, top, place, key[found], np.uint64(0) if top is None else top[found])
-        ):
+        if place < end_K[run] and (found < 0 or _less(key, top, place, key[found], np.uint64(0) if top is None else top[found])):
             found = place
     for run in range(len(at_K)):
         if found < 0:
@@ -93,10 +92,9 @@ def _step_end(key: Any, top: Any, at_K: Any, end_K: Any, step: Any, upto_K: Any)
 
 
 @_compiled
-def merge(
-    key: Any, top: Any, counts: Any, begin_K: Any, end_K: Any, step: Any, to_key: Any, to_top: Any, to_counts: Any
-) -> Any:
-    """Merge K runs, the rows begin_K..end_K of one array, into `to`; `step`: rows of a run in one round. Returns the rows written."""
+def merge(key: Any, top: Any, counts: Any, begin_K: Any, end_K: Any, step: Any, to_key: Any, to_top: Any, to_counts: Any) -> Any:
+    """Merge K runs, the rows begin_K..end_K of one array, into `to`; `step`: rows of a run in one round. Returns the rows
+    written."""
     runs = len(begin_K)
     a, a_counts = np.empty(runs * step, np.uint64), np.empty(runs * step, np.uint64)
     b, b_counts = np.empty(runs * step, np.uint64), np.empty(runs * step, np.uint64)
@@ -148,8 +146,9 @@ def _round(key: Any, top: Any, counts: Any, bounds: Any, parts: Any, to_key: Any
 
 @_compiled
 def shorten(key: Any, top: Any, counts: Any, bits: Any, to_key: Any, to_top: Any, to_counts: Any) -> Any:
-    """Fold sorted grams into the grams without their newest id; returns how many there are. `to` holds as many rows as are given."""
-    row = -1
+    """Fold sorted grams into the grams without their newest id; returns how many there are. `to` holds as many rows as are
+    given."""
+    row: Any = -1
     low = np.uint64(0)
     high = np.uint64(0)
     total = np.uint64(0)
@@ -217,7 +216,8 @@ def write_blocks(key: Any, top: Any, counts: Any, block: Any, data: Any, ends: A
 
 @_compiled
 def read_blocks(data: Any, rows: Any, first_key: Any, first_top: Any, key: Any, top: Any, counts: Any, to: Any) -> Any:
-    """The rows of successive blocks, from row `to` of key, top and counts on; rows, first_*: of each block. Returns where they end."""
+    """The rows of successive blocks, from row `to` of key, top and counts on; rows, first_*: of each block. Returns where they
+    end."""
     at = 0
     for block in range(len(rows)):
         low = first_key[block]

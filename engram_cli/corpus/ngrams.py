@@ -1,12 +1,12 @@
 """Counting grams: plain functions on arrays and Arrow tables that know nothing of files, threads or machines.
 
-A gram is packed into one integer, the oldest canonical id in the highest bits, so that sorting grams sorts them by their ids. A shard
-of the corpus becomes a sorted run, runs merge into the counts of the whole; since counts only ever add up, neither how the corpus
-was cut nor which run came first can be seen in the result. The windows are those of table/hashing.py: one per position and order,
-with the pad id before a document's first token, so the counts of each order sum to the number of tokens.
+A gram is packed into one integer, the oldest canonical id in the highest bits, so that sorting grams sorts them by their ids. A
+shard of the corpus becomes a sorted run, runs merge into the counts of the whole; since counts only ever add up, neither how the
+corpus was cut nor which run came first can be seen in the result. The windows are those of table/hashing.py: one per position and
+order, with the pad id before a document's first token, so the counts of each order sum to the number of tokens.
 
-Up to 64 bits a gram is a u64; above, it is two, `WideGrams`. What is on top of these functions, the threads, the memory and the disk,
-is in engine.py. Shapes: T tokens of a shard, G grams, D documents, P prefixes, B buckets.
+Up to 64 bits a gram is a u64; above, it is two, `WideGrams`. What is on top of these functions, the threads, the memory and the
+disk, is in engine.py. Shapes: T tokens of a shard, G grams, D documents, P prefixes, B buckets.
 """
 
 from collections.abc import Sequence
@@ -132,8 +132,8 @@ def count_shard(
     """Count the grams of one order in a stretch of tokens: a sorted run of schema `ngrams_schema(order, bits)`.
 
     canonical_T: canonical ids; position_T: how many tokens precede each within its document; pad: canonical id in slots before a
-    document's first token; the first `context` tokens are only looked back at, so that a stretch which begins inside a document (with
-    the `order - 1` tokens before it as context) counts the same grams as the whole would there.
+    document's first token; the first `context` tokens are only looked back at, so that a stretch which begins inside a document
+    (with the `order - 1` tokens before it as context) counts the same grams as the whole would there.
     """
     starts = np.flatnonzero(np.asarray(position_T) == 0)
     identity_V = np.arange(int(canonical_T.max(initial=0)) + 1, dtype=np.uint32)

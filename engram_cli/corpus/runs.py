@@ -1,18 +1,18 @@
 """Sorted runs of the highest order while a corpus is counted: in memory as long as the budget lasts, else on disk.
 
-A run is kept as blocks of bytes (merge_kernels.py), three or so a row instead of twelve: packing and unpacking them costs less than the
-first touch of the memory that they save. On disk the same bytes are read with plain reads and not by memory map, so that the resident
-set stays what was asked for. Whatever is where, the counts are read as ranges of grams, each merged by itself: ranges are what threads
-share.
+A run is kept as blocks of bytes (merge_kernels.py), three or so a row instead of twelve: packing and unpacking them costs less
+than the first touch of the memory that they save. On disk the same bytes are read with plain reads and not by memory map, so that
+the resident set stays what was asked for. Whatever is where, the counts are read as ranges of grams, each merged by itself: ranges
+are what threads share.
 """
 
 import errno
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
-
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,8 @@ Gram = tuple[int, int]  # (top, key): compares as grams do
 
 @dataclass
 class Run:
-    """A packed run. data: its bytes, or where they lie; first: the first gram of each block; rows: of each; ends: where each ends."""
+    """A packed run. data: its bytes, or where they lie; first: the first gram of each block; rows: of each; ends: where each
+    ends."""
 
     data: npt.NDArray[np.uint8] | Path
     first: list[Gram] = field(default_factory=list)
@@ -116,7 +117,7 @@ class Runs:
         """The merged counts as stretches of about `rows` rows read, ascending; each may be called on a thread of its own."""
         firsts = sorted(first for run in self.runs for first in run.first)
         splits = [None, *sorted(set(firsts[:: max(1, rows // BLOCK)][1:])), None]
-        return [lambda b=b, e=e: self._read(b, e) for b, e in zip(splits[:-1], splits[1:], strict=True)]  # type: ignore[misc]
+        return [lambda b=b, e=e: self._read(b, e) for b, e in pairwise(splits)]  # type: ignore[misc]
 
     def _read(self, begin: Gram | None, end: Gram | None) -> Rows:
         """The grams from `begin` to before `end` of all runs, merged."""
@@ -159,9 +160,7 @@ def gram_at(rows: Rows, at: int) -> Gram:
     return (0 if rows.top is None else int(rows.top[at])), int(rows.key[at])
 
 
-def bounds_of(
-    rows: Rows, begin_K: npt.NDArray[np.int64], end_K: npt.NDArray[np.int64], gram: Gram
-) -> npt.NDArray[np.int64]:
+def bounds_of(rows: Rows, begin_K: npt.NDArray[np.int64], end_K: npt.NDArray[np.int64], gram: Gram) -> npt.NDArray[np.int64]:
     """In each sorted stretch begin..end of rows, the first that does not come before `gram`."""
     from engram_cli.corpus import merge_kernels
 

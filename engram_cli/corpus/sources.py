@@ -132,9 +132,12 @@ def spool(source: Source, path: Path) -> Source:
 
     Raises CorpusError where it cannot be read.
     """
-    with path.open("wb") as copy, opened(source) as stream:
-        while block := _read(stream, source):
-            copy.write(block)
+    if not path.exists():  # else it was spooled before
+        new = path.with_name(f"{path.name}.new")
+        with new.open("wb") as copy, opened(source) as stream:
+            while block := _read(stream, source):
+                copy.write(block)
+        new.rename(path)
     with path.open("rb") as copy:
         head = copy.read(4)
     codec = next((codec for magic, codec in _MAGIC.items() if head.startswith(magic)), None)

@@ -1,13 +1,16 @@
 """Encoding a corpus: documents -> raw token ids on disk, with a record of each document.
 
 Training documents come first in tokens.arrow and held-out ones after them, each in the order they were read, so that either is one
-stretch of the mapped file. What is kept in memory is 36 bytes a document.
+stretch of the mapped file. Every so many bytes what is done so far is flushed and put down, for --resume. What is kept in memory
+is 36 bytes a document. Shapes: T tokens, D documents.
 """
 
-import shutil
+import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +20,24 @@ import pyarrow as pa
 import xxhash
 from tokenizers import Tokenizer
 
+from engram_cli.corpus.checkpoint import Checkpoint
+from engram_cli.corpus.encoder import Encoder, choose_encoder
+from engram_cli.corpus.engine import Tokens
 from engram_cli.corpus.reader import Document, Reader
+from engram_cli.corpus.ready import ReadyBlock, ReadyReader
 from engram_cli.progress import ProgressLike
 from engram_cli.store import schema
 from engram_cli.store.artifact import Draft
+from engram_cli.store.stream import ColumnWriter
 
 TOKENS = "tokens.arrow"
 DOCUMENTS = "documents.arrow"
+COMMIT = 1 << 27  # bytes of text between two commits
 _BATCH = 2 << 20  # bytes of text encoded in one call
 _RECORDS = 1 << 16  # documents in one batch of documents.arrow
+_AHEAD = 2  # batches that wait to be encoded
 _LOW = (1 << 64) - 1
+_RECORD = np.dtype([("length", "u8"), ("bytes", "u8"), ("high", "u8"), ("low", "u8"), ("source", "i4")])  # of a document
 Ids = npt.NDArray[Any]  # uint16 or uint32
 
 
@@ -35,11 +46,11 @@ def is_held_out(document: Document, share: float) -> bool:
     return document.digest < int(share * (1 << 128))
 
 
-def batches(reader: Reader) -> Iterator[list[Document]]:
+def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     """Documents in batches of about 2 MiB of text."""
     batch: list[Document] = []
     size = 0
-    for document in reader:
+    for document in documents:
         batch.append(document)
         size += document.bytes
         if size >= _BATCH:
@@ -50,24 +61,60 @@ def batches(reader: Reader) -> Iterator[list[Document]]:
 
 
 class Part:
-    """Training documents, or held-out ones, laid end to end in a file of raw ids, and their records."""
+    """Training documents, or held-out ones, laid end to end in a file of raw ids, and their records.
 
-    def __init__(self, path: Path, dtype: npt.DTypeLike) -> None:
-        self.path = path
-        self.dtype = np.dtype(dtype)
-        self.file = path.open("wb")
-        self.tokens = self.bytes = 0
-        self.length_D, self.bytes_D, self.high_D, self.low_D, self.source_D = (array(code) for code in "QQQQi")
+    work: folder for the records that are put down; state: what `commit` returned, where it goes on.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, work: Path, state: dict[str, int] | None) -> None:
+        self.records = work / f"{path.stem}.records"
+        self.columns = [array(code) for code in "QQQQi"]
+        self.length_D, self.bytes_D, self.high_D, self.low_D, self.source_D = self.columns
+        self.committed = 0 if state is None else state["documents"]
+        if self.committed:
+            self._read_records()
+        self.ids = ColumnWriter(path, schema, 0 if state is None else state["tokens"])
+        self.bytes = sum(self.bytes_D)
 
     def add(self, document: Document, ids_T: Ids) -> None:
-        self.file.write(ids_T.tobytes())
-        self.tokens += len(ids_T)
+        self.ids.write([ids_T])
         self.bytes += document.bytes
         self.length_D.append(len(ids_T))
         self.bytes_D.append(document.bytes)
         self.high_D.append(document.digest >> 64)
         self.low_D.append(document.digest & _LOW)
         self.source_D.append(document.source)
+
+    def add_many(self, columns: Sequence[npt.NDArray[Any]], ids_T: Ids) -> None:
+        """Documents by the columns of their records, and the ids that are there of them (the last may go on)."""
+        self.ids.write([ids_T])
+        for stored, column in zip(self.columns, columns, strict=True):
+            stored.frombytes(np.ascontiguousarray(column, dtype=np.dtype(stored.typecode)).tobytes())
+        self.bytes += int(columns[1].sum())
+
+    def commit(self) -> dict[str, int]:
+        """See that everything is on the disk; returns the state to go on from."""
+        self.ids.flush()
+        new = np.empty(self.documents - self.committed, dtype=_RECORD)
+        for name, column in zip(_RECORD.names or (), self.columns, strict=True):
+            new[name] = np.frombuffer(column, dtype=column.typecode)[self.committed :]
+        with self.records.open("r+b" if self.committed else "wb") as file:
+            file.seek(self.committed * _RECORD.itemsize)
+            file.truncate()
+            file.write(new.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        self.committed = self.documents
+        return {"tokens": self.tokens, "documents": self.documents}
+
+    def _read_records(self) -> None:
+        records = np.fromfile(self.records, dtype=_RECORD, count=self.committed)
+        for name, column in zip(_RECORD.names or (), self.columns, strict=True):
+            column.frombytes(records[name].tobytes())
+
+    @property
+    def tokens(self) -> int:
+        return self.ids.rows
 
     @property
     def documents(self) -> int:
@@ -84,78 +131,135 @@ class Part:
         """Digest of each document, hex."""
         return [f"{high:016x}{low:016x}" for high, low in zip(self.high_D, self.low_D, strict=True)]
 
-    def mapped(self) -> Ids:
-        """The ids so far, [T], memory-mapped."""
-        self.file.flush()
-        return np.memmap(self.path, self.dtype, "r", shape=(self.tokens,))
-
 
 class TokenFiles:
-    """The tokens and documents of an n-gram artifact while they are written into `draft`; a context that closes its files."""
+    """The tokens and documents of an n-gram artifact while they are written into `draft`; a context that closes its files.
 
-    def __init__(self, draft: Draft, vocab: int, end: int | None, held_out: float) -> None:
+    checkpoint: where it goes on, and what it puts down; encoder: name of the one that was chosen, "" before.
+    """
+
+    def __init__(self, draft: Draft, vocab: int, end: int | None, held_out: float, checkpoint: Checkpoint) -> None:
         self.draft = draft
         self.end = end
         self.share = held_out
+        self.checkpoint = checkpoint
         self.schema = schema.tokens_schema(vocab)
-        dtype = self.schema.field("token").type.to_pandas_dtype()
-        self.training = Part(draft.path / "training.ids", dtype)
-        self.held_out = Part(draft.path / "held_out.ids", dtype)
+        self.dtype = np.dtype(self.schema.field("token").type.to_pandas_dtype())
+        state = checkpoint.state or {"read": 0, "encoder": "", "last": "training"}
+        self.read: int = state["read"]  # documents, or blocks of ready tokens
+        self.encoder: str = state["encoder"]
+        self.last: str = state["last"]  # the part that the last document went to
+        self.training = Part(draft.path / TOKENS, self.schema, draft.work, state.get("training"))
+        self.held_out = Part(draft.work / "held_out", self.schema, draft.work, state.get("held_out"))
 
     def __enter__(self) -> "TokenFiles":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.training.file.close()
-        self.held_out.file.close()
+        self.training.ids.abandon()
+        self.held_out.ids.abandon()
 
-    def encode(self, reader: Reader, tokenizer: Tokenizer, progress: ProgressLike) -> None:
-        """Encode all documents of `reader`; the next batch is read while one is encoded."""
+    @property
+    def tokens(self) -> int:
+        return self.training.tokens + self.held_out.tokens
+
+    def commit(self) -> None:
+        """Put down what was done so far."""
+        parts = {"training": self.training.commit(), "held_out": self.held_out.commit()}
+        self.checkpoint.save({"read": self.read, "encoder": self.encoder, "last": self.last, **parts})
+
+    def encode(self, reader: Reader, tokenizer: Tokenizer, threads: int, progress: ProgressLike) -> None:
+        """Encode all documents of `reader` that were not read before; the next batches are read while one is encoded."""
+        uncommitted = 0
 
         def take(batch: Sequence[Document], ids: Future[list[Ids]], done: int) -> None:
+            nonlocal uncommitted
             self._add(batch, ids.result())
-            progress.advance(done, reader.bytes, "bytes", f"{self.training.tokens + self.held_out.tokens:,} tokens")
+            progress.advance(done, reader.bytes, "bytes", f"{self.tokens:,} tokens")
+            uncommitted += sum(document.bytes for document in batch)
+            if uncommitted >= COMMIT:
+                self.commit()
+                uncommitted = 0
 
+        encoder, documents = self._choose(reader, tokenizer, threads)
         with ThreadPoolExecutor(1) as pool:
-            pending = None
-            for batch in batches(reader):
-                following = batch, pool.submit(self._encode, tokenizer, batch), reader.done
-                if pending:
-                    take(*pending)
-                pending = following
-            if pending:
-                take(*pending)
+            waiting: deque[tuple[list[Document], Future[list[Ids]], int]] = deque()
+            for batch in batches(documents):
+                texts = [document.text for document in batch]
+                waiting.append((batch, pool.submit(encoder.encode, texts), reader.done))
+                if len(waiting) > _AHEAD:
+                    take(*waiting.popleft())
+            while waiting:
+                take(*waiting.popleft())
+        self.commit()
 
-    def _encode(self, tokenizer: Tokenizer, batch: Sequence[Document]) -> list[Ids]:
-        closing = [] if self.end is None else [self.end]
-        encodings = tokenizer.encode_batch_fast([document.text for document in batch], add_special_tokens=False)
-        return [np.array(encoding.ids + closing, dtype=self.training.dtype) for encoding in encodings]
+    def take_ready(self, reader: ReadyReader, progress: ProgressLike) -> None:
+        """Take the documents of ready tokens that were not read before."""
+        committed, self.encoder = 0, "ready"
+        for block in islice(reader, self.read, None):
+            self._add_block(block)
+            progress.advance(reader.done, reader.bytes, "bytes", f"{self.tokens:,} tokens")
+            if reader.done - committed >= COMMIT:
+                self.commit()
+                committed = reader.done
+        self.commit()
+
+    def _add_block(self, block: ReadyBlock) -> None:
+        """A block of ready tokens; its first may belong to the last document of the block before."""
+        parts = {"training": self.training, "held_out": self.held_out}
+        begin = int(block.starts_D[0]) if len(block.starts_D) else len(block.ids_T)
+        parts[self.last].ids.write([block.ids_T[:begin]])
+        ids_T, here_D = block.ids_T[begin:], np.diff(block.starts_D, append=len(block.ids_T))
+        limit = int(self.share * (1 << 128))
+        high, low = np.uint64(limit >> 64), np.uint64(limit & _LOW)
+        held_D = (block.high_D < high) | ((block.high_D == high) & (block.low_D < low))
+        source_D = np.full(len(held_D), block.source)
+        for name, chosen_D in (("training", ~held_D), ("held_out", held_D)):
+            columns = (block.lengths_D, block.bytes_D, block.high_D, block.low_D, source_D)
+            if chosen_D.any():
+                parts[name].add_many([column[chosen_D] for column in columns], ids_T[np.repeat(chosen_D, here_D)])
+        if len(held_D):
+            self.last = "held_out" if held_D[-1] else "training"
+        self.read += 1
+
+    def _choose(self, reader: Reader, tokenizer: Tokenizer, threads: int) -> tuple[Encoder, Iterator[Document]]:
+        """The encoder for texts like the first ones of the corpus, and the documents that were not read before."""
+        documents = iter(reader)
+        first = next(batches(documents), [])
+        sample = [document.text for document in first]
+        encoder = choose_encoder(tokenizer, sample, self.dtype, self.end, threads)
+        self.encoder = encoder.name
+        return encoder, islice(chain(first, documents), self.read, None)
 
     def _add(self, batch: Sequence[Document], ids: Sequence[Ids]) -> None:
+        self.read += len(batch)
         for document, ids_T in zip(batch, ids, strict=True):
             if len(ids_T):
                 (self.held_out if is_held_out(document, self.share) else self.training).add(document, ids_T)
 
+    def stored(self, canonical_V: npt.NDArray[np.uint32]) -> Tokens:
+        """The training tokens as counting takes them."""
+        self.training.ids.flush()
+        part = self.training
+        return Tokens(part.ids.path, part.ids.begin, self.dtype, part.tokens, part.starts_D, canonical_V)
+
     def finish(self, sources: Sequence[str]) -> str:
         """Write tokens.arrow and documents.arrow; `sources`: names by number. Returns the digest of all documents' digests."""
-        self.held_out.file.close()
-        with self.held_out.path.open("rb") as held_out:
-            shutil.copyfileobj(held_out, self.training.file, 1 << 22)
-        self.training.file.close()
-        with pa.memory_map(str(self.training.path)) as mapped:
-            tokens = self.training.tokens + self.held_out.tokens
-            ids = pa.Array.from_buffers(self.schema.field(0).type, tokens, [None, mapped.read_buffer()])
-            self.draft.table(TOKENS, pa.table([ids], schema=self.schema))
-        self.training.path.unlink()
-        self.held_out.path.unlink()
-        return self._write_documents(sources)
+        training, held_out = self.training.tokens, self.held_out.tokens
+        self.held_out.ids.flush()
+        with self.held_out.ids.path.open("rb") as file:
+            file.seek(self.held_out.ids.begin)
+            while block := file.read(_BATCH):
+                self.training.ids.write([np.frombuffer(block, dtype=self.dtype)])
+        assert self.training.tokens == training + held_out
+        self.training.ids.close()
+        return self._write_documents(sources, {"training": 0, "held_out": training})
 
-    def _write_documents(self, sources: Sequence[str]) -> str:
+    def _write_documents(self, sources: Sequence[str], offsets: Mapping[str, int]) -> str:
         digest = xxhash.xxh3_128()
-        offset = 0
         names = pa.array(sources, pa.string())
         with self.draft.columns(DOCUMENTS, schema.DOCUMENTS) as writer:
-            for part in (self.training, self.held_out):
+            for part, offset in ((self.training, offsets["training"]), (self.held_out, offsets["held_out"])):
                 digests_D = part.digests_D
                 columns = {
                     "offset": pa.array((part.starts_D + offset).astype(np.uint64)),
@@ -167,5 +271,4 @@ class TokenFiles:
                 }
                 writer.write_table(pa.table(columns, schema=schema.DOCUMENTS), max_chunksize=_RECORDS)
                 digest.update("".join(digests_D).encode())
-                offset += part.tokens
         return digest.hexdigest()

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from engram_cli.corpus.artifact import NGrams
+from engram_cli.corpus.ngrams import Grams
 from engram_cli.errors import ArtifactError, RecipeError
 from engram_cli.progress import SILENT, ProgressLike
 from engram_cli.report.report import Measure, Report, column, table
@@ -247,7 +248,7 @@ def _collide(ngrams: NGrams, layer: LayerLayout, order: int, worst: int, progres
     return _Found(heads, summary, candidates)
 
 
-def _mixes(ngrams: NGrams, grams_G: npt.NDArray[np.uint64], layer: LayerLayout, order: int) -> npt.NDArray[np.int64]:
+def _mixes(ngrams: NGrams, grams_G: Grams, layer: LayerLayout, order: int) -> npt.NDArray[np.int64]:
     """The mix that all heads of the order share: int64 [G]."""
     multipliers_N1 = layer.multipliers_NH[:order, layer.heads_of(order)][:, :1]
     mix_G = np.empty(len(grams_G), np.int64)

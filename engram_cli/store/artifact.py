@@ -21,6 +21,7 @@ from engram_cli.store import manifest as manifests
 from engram_cli.store.manifest import FileRecord, Manifest
 from engram_cli.store.tensors import TensorSpec, map_tensor, read_tensor_specs
 
+_WORK = ".work"
 KINDS = {"ngrams": "engram extract", "table": "engram build", "report": "engram collisions or engram bench"}
 
 
@@ -92,6 +93,11 @@ class Draft:
         self.inputs: dict[str, str] = {}
         self.facts: dict[str, Any] = {}
 
+    @property
+    def work(self) -> Path:
+        """A folder for what is needed while the artifact is made and is no part of it; whoever uses it makes it."""
+        return self.path / _WORK
+
     def table(self, name: str, table: pa.Table) -> None:
         """Write `table` as the uncompressed Arrow file `name`."""
         with self.columns(name, table.schema) as writer:
@@ -153,11 +159,14 @@ def write_artifact(out: str | Path, kind: str, *, force: bool = False, keep_part
 def _finish(draft: Draft, kind: str) -> None:
     files = {}
     for path in sorted(p for p in draft.path.rglob("*") if p.is_file() and p.name != manifests.FILE_NAME):
+        if draft.work in path.parents:
+            continue
         files[path.relative_to(draft.path).as_posix()] = FileRecord(path.stat().st_size, manifests.file_digest(path))
         _flush(path)
     manifest = Manifest(kind=kind, tool=__version__, recipe=draft.recipe, inputs=draft.inputs, facts=draft.facts, files=files)
     (draft.path / manifests.FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     _flush(draft.path / manifests.FILE_NAME)
+    shutil.rmtree(draft.work, ignore_errors=True)
     _flush(draft.path)
 
 

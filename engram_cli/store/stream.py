@@ -1,8 +1,9 @@
-"""Arrow files of numbers written a stretch at a time, though they hold one record batch, so that their columns stay mappable as whole
-arrays and their bytes do not tell in which stretches they came.
+"""Arrow files of numbers written a stretch at a time, though they hold one record batch, so that their columns stay mappable as
+whole arrays and their bytes do not tell in which stretches they came.
 
-Only the description of a record batch knows its length, and it lies before and after the numbers but is as long whatever it says. So
-the numbers are written where they belong, and pyarrow then writes the description around them, into a file that passes over numbers.
+Only the description of a record batch knows its length, and it lies before and after the numbers but is as long whatever it says.
+So the numbers are written where they belong, and pyarrow then writes the description around them, into a file that passes over
+numbers.
 """
 
 import mmap

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -16,13 +17,14 @@ import pytest
 import xxhash
 from tokenizers import Tokenizer
 
-from engram_cli.corpus import ngrams as counting
-from engram_cli.corpus import tokens
+from engram_cli.corpus import engine, tokens
 from engram_cli.corpus.artifact import DOCUMENTS, NGrams, open_ngrams
 from engram_cli.corpus.extract import extract
 from engram_cli.corpus.tokenizer import train_tokenizer
-from engram_cli.errors import ArtifactError, CorpusError
+from engram_cli.errors import ArtifactError, CorpusError, ResourceError
 from engram_cli.store.artifact import verify_files
+from engram_cli.store.resources import resident_memory
+from engram_cli.table.hashing import windows
 from tests.corpora import make_documents, write_jsonl
 
 
@@ -86,7 +88,7 @@ def test_counts_of_each_order_sum_to_the_training_tokens(ngrams: NGrams) -> None
 def test_shards_threads_batches_and_records_do_not_show(counted: Callable[..., NGrams], monkeypatch: pytest.MonkeyPatch) -> None:
     documents = make_documents(60)
     whole = bytes_of(counted(documents, threads=1).artifact.path)
-    monkeypatch.setattr(counting, "count_tokens", partial(counting.count_tokens, shard=97))
+    monkeypatch.setattr(engine, "count_tokens", partial(engine.count_tokens, stretch=97))
     monkeypatch.setattr(tokens, "_BATCH", 500)
     cut = bytes_of(counted(documents, threads=3).artifact.path)
     differing = {name for name in whole.keys() | cut.keys() if whole.get(name) != cut.get(name)}
@@ -172,10 +174,10 @@ def test_a_tokenizer_without_end_or_pad_is_used_with_a_warning(counted: Callable
 def test_progress_tells_stages_and_ends_at_all(counted: Callable[..., NGrams]) -> None:
     listener = Listener()
     counted(make_documents(50), orders=2, held_out=0.1, progress=listener)
-    assert [stage.split("] ")[1] for stage in listener.stages] == [
-        "training a tokenizer of 300 ids", "encoding", "counting 1-grams", "counting 2-grams", "writing"
+    assert [stage.split("] ")[1].split(" (")[0] for stage in listener.stages] == [
+        "training a tokenizer of 300 ids", "encoding", "counting 2-grams", "writing orders 1 to 2"
     ]  # fmt: skip
-    assert listener.stages[-1].startswith("[5/5]")
+    assert listener.stages[-1].startswith("[4/4]")
     assert listener.shares[-1] == 1
     assert not listener.warnings
 
@@ -248,3 +250,44 @@ def test_an_artifact_is_replaced_only_by_force(counted: Callable[..., NGrams], t
     assert bytes_of(out) == before
     extract([corpus], out, train_vocab=300, force=True)
     assert bytes_of(out) != before
+
+
+def test_grams_wider_than_64_bits_are_counted_shown_and_found(counted: Callable[..., NGrams]) -> None:
+    text = random.Random(0).randbytes(20_000).hex()
+    ngrams = counted([text, text[5000:9000]], train_vocab=1200, canonical=False, orders=6, held_out=0.0)
+    assert ngrams.bits * 6 > 64 >= ngrams.bits * 5
+    grams, counts = ngrams.counts(6)
+    stream = ngrams.stream(held_out=False)
+    windows_TN = windows(stream.tokens_T, stream.position_T, 6, ngrams.pad)
+    expected, expected_counts = np.unique(windows_TN[:, ::-1], axis=0, return_counts=True)
+    assert np.array_equal(ngrams.unpack(grams, 6)[:, ::-1], expected)
+    assert np.array_equal(counts, expected_counts)
+    assert np.array_equal(ngrams.unpack(grams[3:7], 6)[:, ::-1], expected[3:7])
+
+
+def test_rare_grams_are_left_out_and_the_artifact_says_so(counted: Callable[..., NGrams], tokenizer_path: Path) -> None:
+    documents = make_documents(40)
+    whole, pruned = (counted(documents, tokenizer=tokenizer_path, min_count=least) for least in (1, 3))
+    facts = pruned.artifact.manifest.facts
+    assert facts["min_count"] == 3
+    for order in whole.orders:
+        (grams, counts), (kept, kept_counts) = whole.counts(order), pruned.counts(order)
+        assert np.array_equal(kept, grams[counts >= 3])
+        assert facts["pruned"][str(order)] == len(grams) - len(kept)
+        assert facts["pruned_occurrences"][str(order)] + int(kept_counts.sum()) == facts["tokens"]
+
+
+def test_memory_cannot_be_seen(counted: Callable[..., NGrams], tmp_path: Path) -> None:
+    documents = make_documents(60)
+    small, large = (bytes_of(counted(documents, memory=resident_memory() + more).artifact.path) for more in (300 << 20, 8 << 30))
+    assert {name for name in small if small[name] != large[name]} <= {"documents.arrow", "manifest.json"}
+    with pytest.raises(ResourceError, match=r"--memory must hold .*; give .* or more"):
+        counted(documents, memory=1 << 20)
+
+
+def test_ready_tokens_are_counted_like_their_text(counted: Callable[..., NGrams], tokenizer_path: Path, tmp_path: Path) -> None:
+    text = counted(make_documents(60), tokenizer=tokenizer_path, held_out=0.1)
+    ready = NGrams(extract([text.artifact.path], tmp_path / "ready", tokenizer=tokenizer_path, held_out=0.1))
+    for name in ("tokens.arrow", "ngrams-1.arrow", "ngrams-2.arrow", "ngrams-3.arrow"):
+        assert (ready.artifact.path / name).read_bytes() == (text.artifact.path / name).read_bytes()
+    assert ready.artifact.manifest.facts["held_out_documents"] == text.artifact.manifest.facts["held_out_documents"]

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -253,13 +252,6 @@ def test_a_vocabulary_too_small(refused: Refused) -> None:
 )
 def test_settings_that_break_a_rule(refused: Refused, option: str, value: str, message: str) -> None:
     assert message in refused("a.txt", option, value, files={"a.txt": b"text"})
-
-
-def test_grams_that_do_not_fit(refused: Refused) -> None:
-    text = random.Random(0).randbytes(20_000).hex().encode()
-    settings = ("--orders", "6", "--no-canonical", "--held-out", "0")
-    line = refused("a.txt", *settings, files={"a.txt": text}, tokenizer=["--train-tokenizer", "1200"])
-    assert "but 6 ids of 11 bits (1,200 canonical ids) take 66; count orders up to 5" in line
 
 
 def test_an_out_that_exists(refused: Refused, tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""What an extraction has done so far, so that one that was killed goes on where it was.
+
+Everything lies in the draft's `.work` folder and goes with it. `progress.json` is renamed into place after what it speaks of is on
+the disk, so that it is true at any moment; counting is begun again, which takes seconds where encoding takes minutes.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from engram_cli.errors import ArtifactError
+
+FILE = "progress.json"
+
+
+class Checkpoint:
+    """The progress of one extraction in `folder`. identity: what the result follows from; `state`: what was saved last, or None.
+
+    Raises ArtifactError where what lies there was begun with something else.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.identity = json.loads(json.dumps(identity))
+        self.state: dict[str, Any] | None = None
+        folder.mkdir(exist_ok=True)
+        try:
+            saved = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return
+        differing = [name for name, value in self.identity.items() if saved["identity"].get(name) != value]
+        if differing:
+            raise ArtifactError(
+                f"--resume goes on with the corpus and the settings of before, but {', '.join(differing)} changed; "
+                "leave --resume out to begin again"
+            )
+        self.state = saved["state"]
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Put `state` down; whatever it speaks of is on the disk already."""
+        write_whole(self.folder / FILE, json.dumps({"identity": self.identity, "state": state}).encode())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is there whole or not at all, whenever the machine stops."""
+    new = path.with_name(f"{path.name}.new")
+    with new.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(path)
+
+
+def digest_of(path: Path) -> str:
+    """xxh3_128 (hex) of a file that fits in memory."""
+    return xxhash.xxh3_128_hexdigest(path.read_bytes())
