@@ -32,7 +32,7 @@ from engram_cli.corpus.tokenizer import byte_lengths
 from engram_cli.errors import CorpusError
 from engram_cli.store.manifest import FILE_NAME
 
-TOKEN_DTYPES = {"u16": np.dtype("<u2"), "u32": np.dtype("<u4")}
+TOKEN_DTYPES: dict[str, np.dtype[Any]] = {"u16": np.dtype("<u2"), "u32": np.dtype("<u4")}
 BLOCK = 1 << 20  # tokens
 _COLUMNS = (".parquet", ".arrow", ".feather")
 _LOW = (1 << 64) - 1
@@ -157,7 +157,7 @@ class ReadyReader:
         self.tokenizer = tokenizer
         self.dtype = np.dtype(dtype)
         self.end = end
-        self.token_dtype: npt.DTypeLike | None = TOKEN_DTYPES[token_dtype] if token_dtype else None
+        self.token_dtype = TOKEN_DTYPES[token_dtype] if token_dtype else None
         self.token_field = token_field
         self.bytes = sum(source.bytes for source in self.sources)
         self.done = self.blank = 0

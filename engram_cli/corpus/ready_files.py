@@ -65,7 +65,7 @@ def mapped_documents(kind: str, path: Path, tokenizer: Tokenizer, dtype: npt.DTy
                 "check --token-dtype"
             )
         tokens = size // found.itemsize
-    read = _reader(path, found, offset)
+    read = reader(path, found, offset)
     return Documents(read, _lengths(read, tokens, end))
 
 
@@ -91,7 +91,7 @@ def lists_of(batch: pa.RecordBatch | pa.Table, field: str, name: str) -> Documen
     return Documents(lambda begin, end: array_T[begin:end], lengths_D)
 
 
-def _reader(path: Path, dtype: npt.DTypeLike, offset: int) -> Callable[[int, int], Ids]:
+def reader(path: Path, dtype: npt.DTypeLike, offset: int) -> Callable[[int, int], Ids]:
     width = np.dtype(dtype).itemsize
 
     def read(begin: int, end: int) -> Ids:
@@ -141,7 +141,7 @@ def _megatron(path: Path) -> Documents:
         )
     tokens_S = np.append(0, ends_S)
     cuts_D = np.unique(np.concatenate([[0], tokens_S[bounds_D], [total]]))
-    return Documents(_reader(path, dtype, 0), np.diff(cuts_D))
+    return Documents(reader(path, dtype, 0), np.diff(cuts_D))
 
 
 def _artifact(path: Path, tokenizer: Tokenizer) -> Documents:
@@ -154,18 +154,19 @@ def _artifact(path: Path, tokenizer: Tokenizer) -> Documents:
             f"ready tokens are read with the tokenizer that made them, but that of {path} is another; give {path}/tokenizer.json"
         )
     documents = ngrams.artifact.table(DOCUMENTS)
-    tokens = ngrams.artifact.table(TOKENS)["token"]
-    dtype, file = np.dtype(tokens.type.to_pandas_dtype()), ngrams.artifact.file(TOKENS)
     digests = [int(digest, 16) for digest in documents["digest"].to_pylist()]
     lengths_D = documents["length"].to_numpy().astype(np.int64)
-    read = _reader(file, dtype, _offset(file, tokens)) if len(tokens) else (lambda begin, end: np.empty(0, dtype))
-    return Documents(read, lengths_D, 0, digests, documents["bytes"].to_numpy())
+    return Documents(column_reader(ngrams.artifact.file(TOKENS), "token"), lengths_D, 0, digests, documents["bytes"].to_numpy())
 
 
-def _offset(file: Path, tokens: pa.ChunkedArray) -> int:
-    """Where in an Arrow file, memory-mapped, the values of a column lie that is one stretch."""
-    mapped = pa.memory_map(str(file))
-    column = pa.ipc.open_file(mapped).get_batch(0).column(0)
+def column_reader(path: Path, name: str) -> Callable[[int, int], Ids]:
+    """read(begin, end) for a column of numbers of an uncompressed Arrow file whose rows are one record batch."""
+    mapped = pa.memory_map(str(path))
+    file = pa.ipc.open_file(mapped)
+    dtype = np.dtype(file.schema.field(name).type.to_pandas_dtype())
+    if not file.num_record_batches:
+        return lambda begin, end: np.empty(0, dtype)
+    column = file.get_batch(0).column(name)
     mapped.seek(0)
-    values = column.buffers()[1]
-    return int(values.address - mapped.read_buffer().address + column.offset * (tokens.type.bit_width // 8))
+    begins = column.buffers()[1].address - mapped.read_buffer().address + column.offset * dtype.itemsize
+    return reader(path, dtype, begins)

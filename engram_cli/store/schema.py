@@ -19,6 +19,13 @@ TOKEN_MAP = pa.schema(
         ("text", pa.string()),  # the key that raw id i was folded by: equal keys share a canonical id (not folded: its own text)
     ]
 )
+SPECTRUM = pa.schema(
+    [
+        ("order", pa.int32()),
+        ("count", pa.uint64()),  # occurrences of a gram, ascending within its order
+        ("grams", pa.uint64()),  # how many grams of that order occur so often
+    ]
+)
 
 
 def tokens_schema(vocab: int) -> pa.Schema:
@@ -30,9 +37,7 @@ def ngrams_schema(order: int, bits: int) -> pa.Schema:
     """ngrams-N.arrow, sorted by gram: `bits` per canonical id, oldest id in the highest bits; where a gram takes more than 64 bits,
     `gram` holds those above its low 64, and `gram_low` these."""
     low = [("gram_low", pa.uint64())] if order * bits > 64 else []
-    return pa.schema(
-        [("gram", pa.uint64()), *low, ("count", pa.uint64())], metadata={"order": str(order), "bits": str(bits)}
-    )
+    return pa.schema([("gram", pa.uint64()), *low, ("count", pa.uint64())], metadata={"order": str(order), "bits": str(bits)})
 
 
 # table artifact -------------------------------------------------------------------------------------------------------
