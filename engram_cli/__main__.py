@@ -19,7 +19,7 @@ import typer.main
 from engram_cli import __version__
 from engram_cli.errors import EngramError
 
-COMMANDS = ("extract", "build", "collisions", "serve-local", "bench", "inspect", "verify")
+COMMANDS = ("extract", "merge", "build", "collisions", "serve-local", "bench", "inspect", "verify")
 app = typer.Typer(name="engram", rich_markup_mode=None, pretty_exceptions_enable=False)
 
 

@@ -1,7 +1,7 @@
 """`engram extract`: read a corpus, encode it, count its grams."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,6 +9,7 @@ from engram_cli.commands.options import Force, Json, Memory, Out, Quiet, Threads
 
 
 def command(
+    context: typer.Context,
     corpus: Annotated[list[str], typer.Argument(metavar="CORPUS", help="Files, folders, globs, or - for stdin.")],
     out: Out,
     tokenizer: Annotated[Path | None, typer.Option("--tokenizer", metavar="FILE", help="A Hugging Face tokenizer.json.")] = None,
@@ -43,6 +44,10 @@ def command(
     token_field: Annotated[
         str | None, typer.Option("--token-field", metavar="NAME", help="Column of token id lists in Parquet and Arrow files.")
     ] = None,
+    keep_duplicates: Annotated[bool, typer.Option("--keep-duplicates", help="Count documents that come again as well.")] = False,
+    add_to: Annotated[
+        Path | None, typer.Option("--add-to", metavar="NGRAMS", help="Count what is new, and write the sum with NGRAMS as --out.")
+    ] = None,
     memory: Memory = None,
     tmp: Annotated[
         Path | None,
@@ -66,35 +71,48 @@ def command(
       engram extract corpus/ --train-tokenizer 8192 -o demo/ngrams
       engram extract tokens.bin --token-dtype u16 --tokenizer tokenizer.json --memory 2GiB -o ngrams
       engram extract 'books/*.txt.gz' --tokenizer tokenizer.json -o ngrams
+      engram extract more/ --add-to ngrams -o more-ngrams
       zcat posts.jsonl.gz | engram extract - --text-field body --train-tokenizer 8192 -o ngrams
     """
     from engram_cli.commands.terminal import progress, show
     from engram_cli.corpus.artifact import open_ngrams
     from engram_cli.corpus.extract import extract
+    from engram_cli.corpus.merge import add
     from engram_cli.report.ngrams_summary import summarise
 
     separator = document_separator and document_separator.replace("\\n", "\n").replace("\\t", "\t")
+    reading: dict[str, Any] = {
+        "text_field": text_field,
+        "encoding_errors": encoding_errors,
+        "document_separator": separator,
+        "token_dtype": token_dtype,
+        "token_field": token_field,
+        "keep_duplicates": keep_duplicates,
+        "memory": read_size(memory),
+        "tmp": tmp,
+        "threads": threads or None,
+    }
+    counting: dict[str, Any] = {
+        "pad_token": pad_token,
+        "canonical": not no_canonical,
+        "orders": orders,
+        "held_out": held_out,
+        "min_count": min_count,
+    }
     with progress(quiet) as shown:
-        extract(
-            corpus,
-            out,
-            tokenizer=tokenizer,
-            train_vocab=train_tokenizer,
-            pad_token=pad_token,
-            canonical=not no_canonical,
-            orders=orders,
-            held_out=held_out,
-            text_field=text_field,
-            encoding_errors=encoding_errors,
-            document_separator=separator,
-            min_count=min_count,
-            token_dtype=token_dtype,
-            token_field=token_field,
-            memory=read_size(memory),
-            tmp=tmp,
-            resume=resume,
-            threads=threads or None,
-            force=force,
-            progress=shown,
-        )
+        if add_to is not None:
+            _refuse_others(context)
+            add(corpus, add_to, out, tokenizer=tokenizer, force=force, progress=shown, **reading)
+        else:
+            given: dict[str, Any] = {"tokenizer": tokenizer, "train_vocab": train_tokenizer}
+            extract(corpus, out, resume=resume, force=force, progress=shown, **given, **counting, **reading)
     show(summarise(open_ngrams(out)), as_json=as_json)
+
+
+def _refuse_others(context: typer.Context) -> None:
+    """Refuse options that follow from the artifact that is added to."""
+    for name in ("train_tokenizer", "pad_token", "no_canonical", "orders", "held_out", "min_count", "keep_duplicates", "resume"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = name.replace("_", "-")
+            raise typer.BadParameter(f"--add-to counts as the artifact was counted, so --{option} cannot be given; leave it out")

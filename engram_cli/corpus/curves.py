@@ -46,7 +46,7 @@ class Curve:
         return rank_C, self.count_C[::-1].astype(np.int64)
 
     def coverage(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """(grams, share), [P] each: the share of all occurrences that the 1, 2, 4, ... most frequent grams hold, all of them last."""
+        """(grams, share), [P] each: the share of all occurrences that the 1, 2, 4, ... most frequent grams hold, at last all."""
         rank_C, count_C = self.zipf()
         if not len(rank_C):
             return np.empty(0, np.int64), np.empty(0)

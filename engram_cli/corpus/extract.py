@@ -19,6 +19,7 @@ from engram_cli.corpus.artifact import TOKENIZER, ngrams_file
 from engram_cli.corpus.cascade import Tally
 from engram_cli.corpus.checkpoint import FILE as PROGRESS
 from engram_cli.corpus.checkpoint import Checkpoint, write_whole
+from engram_cli.corpus.duplicates import seen_in
 from engram_cli.corpus.reader import Reader
 from engram_cli.corpus.ready import ReadyReader, ReadySource, find_ready
 from engram_cli.corpus.settings import Means, Settings
@@ -111,15 +112,18 @@ def _find(paths: Sequence[str | Path], settings: Settings, progress: ProgressLik
 def _extract(corpus: Sources, settings: Settings, means: Means, draft: Draft, progress: ProgressLike) -> None:
     """Fill `draft`, going on from what lies there."""
     (draft.path / MANIFEST).unlink(missing_ok=True)
-    checkpoint = Checkpoint(draft.work, settings.identity | {"corpus": [_stamp(source) for source in corpus]})
+    stamps = [_stamp(source) for source in corpus]
+    checkpoint = Checkpoint(draft.work, settings.identity | {"corpus": stamps})
     stages = _Stages(progress, 3 if settings.train_vocab is None else 4)
     sources = _spooled(corpus, draft.work / "spools")
     vocabulary = make_vocabulary(_tokenizer(sources, settings, draft.work, stages), settings, progress)
     packing = ngrams.Packing(settings.orders, vocabulary.bits, int(vocabulary.token_map.canonical_V[vocabulary.pad]))
     engine.plan(means.memory, 1 << 40, 0, means.threads, packing)  # says at once where memory cannot suffice
-    with TokenFiles(draft, vocabulary.vocab, vocabulary.end, settings.held_out, checkpoint) as tokens:
+    seen = None if settings.keep_duplicates else seen_in(settings.besides)
+    with TokenFiles(draft, vocabulary.vocab, vocabulary.end, settings.held_out, checkpoint, seen) as tokens:
         stages.next(f"encoding ({_expected_disk(sources, settings)})")
         reader = _read(sources, settings, vocabulary, means.threads, tokens, progress)
+        _refuse_changed(corpus, stamps)
         _tell_what_is_missing(reader, tokens, settings.held_out, progress)
         tallies = _count(tokens, vocabulary, packing, settings, means, draft, stages)
         vocabulary.write(draft)
@@ -134,6 +138,16 @@ def _stamp(source: Source | ReadySource) -> list[Any]:
     if source.once:
         return [source.name]
     return [source.name, source.bytes, os.stat(source.path).st_mtime_ns]
+
+
+def _refuse_changed(corpus: Sources, stamps: Sequence[list[Any]]) -> None:
+    """Raises CorpusError where a source is not what it was when it was first looked at."""
+    changed = [stamp[0] for stamp, now in zip(stamps, map(_stamp, corpus), strict=True) if now != stamp]
+    if changed:
+        raise CorpusError(
+            f"a corpus must not change while it is read, but {len(changed):,} of its files did, such as {changed[0]}; wait until "
+            "it is complete and extract it again"
+        )
 
 
 def _spooled(corpus: Sources, spools: Path) -> Sources:
@@ -206,6 +220,8 @@ def _tokenizer(sources: Sources, settings: Settings, work: Path, stages: _Stages
 def _tell_what_is_missing(reader: Reader | ReadyReader, tokens: TokenFiles, held_out: float, progress: ProgressLike) -> None:
     """Warn of what was passed over; raise CorpusError where nothing is left to count."""
     training, held = tokens.training.documents, tokens.held_out.documents
+    if not training + held and tokens.duplicates:
+        raise CorpusError(f"a corpus to add has new documents, but all {tokens.duplicates:,} were seen before; name others")
     if not training + held:
         names = ", ".join(source.name for source in reader.sources[:3])
         raise CorpusError(f"a corpus holds text, but there is none in {names}; name files with text")
@@ -213,6 +229,8 @@ def _tell_what_is_missing(reader: Reader | ReadyReader, tokens: TokenFiles, held
         raise CorpusError(f"some documents must be left to count, but --held-out {held_out} takes all {held}; lower it")
     if reader.empty:
         progress.warn(f"files without text were passed over: {len(reader.empty):,}, such as {reader.empty[0]}")
+    if tokens.duplicates:
+        progress.warn(f"documents seen before were left out: {tokens.duplicates:,}; --keep-duplicates counts them too")
     if reader.blank:
         progress.warn(f"blank documents were passed over: {reader.blank:,}")
     if held_out and not held:
@@ -283,6 +301,7 @@ def _facts(tokens: TokenFiles, vocabulary: Vocabulary, settings: Settings, talli
         "bits": vocabulary.bits,
         "orders": list(tallies),
         "encoder": tokens.encoder,
+        "duplicates": tokens.duplicates,
         "distinct": {str(order): tally.distinct for order, tally in tallies.items()},
         "singletons": {str(order): tally.singletons for order, tally in tallies.items()},
         "min_count": settings.min_count,

@@ -18,6 +18,7 @@ import xxhash
 
 from engram_cli.corpus import curves, tokens
 from engram_cli.corpus.artifact import TOKEN_MAP, TOKENIZER, NGrams, ngrams_file, open_ngrams
+from engram_cli.corpus.extract import extract
 from engram_cli.corpus.ngrams import Rows, merge_rows
 from engram_cli.corpus.ready_files import column_reader
 from engram_cli.corpus.tokens import DOCUMENTS, TOKENS
@@ -25,6 +26,7 @@ from engram_cli.errors import ArtifactError
 from engram_cli.progress import SILENT, ProgressLike
 from engram_cli.store import schema
 from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, write_artifact
+from engram_cli.store.manifest import file_digest
 from engram_cli.store.stream import ColumnWriter
 
 _ROWS = 1 << 19  # of each artifact that are merged at a time
@@ -63,6 +65,46 @@ def merge(
     return open_artifact(out, "ngrams")
 
 
+def add(
+    paths: Sequence[str | Path],
+    ngrams: str | Path,
+    out: str | Path,
+    *,
+    force: bool = False,
+    progress: ProgressLike = SILENT,
+    **options: Any,
+) -> Artifact:
+    """Extract what is new in the corpus `paths`, as the n-gram artifact `ngrams` was extracted, and write their sum as `out`.
+
+    options: those of `extract` that do not follow from the artifact. Raises what `extract` and `merge` raise; then nothing was
+    written.
+    """
+    final = Path(out).absolute()
+    check_out(final, force)
+    old = open_ngrams(ngrams)
+    _refuse_pruned(old)
+    facts = old.artifact.manifest.facts
+    given = options.pop("tokenizer", None)
+    one, other = old.artifact.manifest.inputs["tokenizer"], given and file_digest(Path(given))
+    if other not in (None, one):
+        raise ArtifactError(
+            f"a corpus is added with the tokenizer of the artifact, but that of {old.artifact.path} has the digest {one} and "
+            f"{given} has {other}; leave --tokenizer out"
+        )
+    more = final.parent / f".{final.name}.more"
+    options |= {"held_out": facts["held_out"], "orders": max(old.orders), "canonical": _is_folded(old)}
+    options |= {"pad_token": old.tokenizer.id_to_token(old.pad), "besides": str(ngrams)}
+    try:
+        extract(paths, more, tokenizer=old.artifact.file(TOKENIZER), force=True, progress=progress, **options)
+        return merge(ngrams, more, out, force=force, progress=progress)
+    finally:
+        shutil.rmtree(more, ignore_errors=True)
+
+
+def _is_folded(ngrams: NGrams) -> bool:
+    return bool((ngrams.canonical_V != np.arange(ngrams.vocab)).any())
+
+
 def _check(first: NGrams, second: NGrams) -> None:
     """Raises ArtifactError where counts of the two do not count the same things."""
     one, other = (ngrams.artifact.manifest.inputs.get("tokenizer") for ngrams in (first, second))
@@ -79,12 +121,16 @@ def _check(first: NGrams, second: NGrams) -> None:
                 f"{others.get(key)} in {second.artifact.path}; extract one of them again"
             )
     for ngrams in (first, second):
-        least = ngrams.artifact.manifest.facts.get("min_count", 1)
-        if least > 1:
-            raise ArtifactError(
-                f"counts that are added up are complete, but {ngrams.artifact.path} was pruned by --min-count {least}; "
-                "extract it again without it"
-            )
+        _refuse_pruned(ngrams)
+
+
+def _refuse_pruned(ngrams: NGrams) -> None:
+    least = ngrams.artifact.manifest.facts.get("min_count", 1)
+    if least > 1:
+        raise ArtifactError(
+            f"counts that are added up are complete, but {ngrams.artifact.path} was pruned by --min-count {least}; "
+            "extract it again without it"
+        )
 
 
 def _facts(pair: tuple[NGrams, NGrams]) -> dict[str, Any]:
@@ -110,33 +156,22 @@ def _documents(pair: tuple[NGrams, NGrams], draft: Draft, progress: ProgressLike
     number = {name: at for at, name in enumerate(names)}
     _warn_of_shared([pa.concat_tables(half) for half in halves], pair, progress)
     with draft.columns(DOCUMENTS, schema.DOCUMENTS) as writer:
-        for half in (0, 1):
-            rest: list[pa.Table] = []
-            for records in (halves[0][half], halves[1][half]):
-                for begin in range(0, records.num_rows, tokens._RECORDS):
-                    part = records.slice(begin, tokens._RECORDS)
-                    state.update("".join(part["digest"].to_pylist()).encode())
-                    lengths_D = part["length"].to_numpy().astype(np.uint64)
-                    offsets_D = np.cumsum(lengths_D) - lengths_D + np.uint64(offset)
-                    offset += int(lengths_D.sum())
-                    rest.append(
-                        part.set_column(0, "offset", pa.array(offsets_D)).set_column(
-                            4, schema.DOCUMENTS.field("source"), _renumbered(part["source"], number, names)
-                        )
-                    )
-                    rest = _write_full(writer, rest)
-            if rest and sum(table.num_rows for table in rest):
-                writer.write_table(pa.concat_tables(rest).combine_chunks())
+        for held_out in (False, True):
+            records = pa.concat_tables([half[held_out] for half in halves])
+            state.update("".join(records["digest"].to_pylist()).encode())
+            lengths_D = records["length"].to_numpy().astype(np.uint64)
+            offsets_D = np.cumsum(lengths_D) - lengths_D + np.uint64(offset)
+            offset += int(lengths_D.sum())
+            columns = {
+                "offset": pa.array(offsets_D),
+                "length": pa.array(lengths_D),
+                "bytes": pa.array(records["bytes"].to_numpy()),
+                "held_out": pa.array(np.full(len(lengths_D), held_out)),
+                "source": pa.DictionaryArray.from_arrays(_numbers(records["source"], number), pa.array(names, pa.string())),
+                "digest": pa.array(records["digest"].to_pylist(), pa.string()),
+            }
+            writer.write_table(pa.table(columns, schema=schema.DOCUMENTS), max_chunksize=tokens._RECORDS)
     return state.hexdigest()
-
-
-def _write_full(writer: pa.ipc.RecordBatchFileWriter, rest: list[pa.Table]) -> list[pa.Table]:
-    """Write as many full record batches as there are; what is left over waits for more."""
-    table = pa.concat_tables(rest)
-    while table.num_rows >= tokens._RECORDS:
-        writer.write_table(table.slice(0, tokens._RECORDS).combine_chunks())
-        table = table.slice(tokens._RECORDS)
-    return [table]
 
 
 def _source_names(records: pa.Table) -> list[str]:
@@ -145,12 +180,13 @@ def _source_names(records: pa.Table) -> list[str]:
     return chunks[0].dictionary.to_pylist() if chunks else []
 
 
-def _renumbered(sources: pa.ChunkedArray, number: dict[str, int], names: Sequence[str]) -> pa.ChunkedArray:
-    chunks = []
+def _numbers(sources: pa.ChunkedArray, number: dict[str, int]) -> npt.NDArray[np.int32]:
+    """The number of each record's source by its name."""
+    found = [np.empty(0, dtype=np.int32)]
     for chunk in sources.chunks:
         to = np.array([number[name] for name in chunk.dictionary.to_pylist()], dtype=np.int32)
-        chunks.append(pa.DictionaryArray.from_arrays(to[chunk.indices.to_numpy()], pa.array(names, pa.string())))
-    return pa.chunked_array(chunks, type=sources.type)
+        found.append(to[chunk.indices.to_numpy()])
+    return np.concatenate(found)
 
 
 def _warn_of_shared(records: Sequence[pa.Table], pair: tuple[NGrams, NGrams], progress: ProgressLike) -> None:
@@ -229,7 +265,7 @@ class _Run:
         key, top = self.window.key, self.window.top
         begin, end = 0, len(key)
         if top is not None:
-            begin, end = (int(np.searchsorted(top, np.uint64(upto[0]), side)) for side in ("left", "right"))  # type: ignore[call-overload]
+            begin, end = (int(np.searchsorted(top, np.uint64(upto[0]), side)) for side in ("left", "right"))
         cut = begin + int(np.searchsorted(key[begin:end], np.uint64(upto[1]), "right"))
         taken, self.window = self.window.part(0, cut), self.window.part(cut, len(key))
         self.left -= cut
@@ -249,5 +285,5 @@ def _merged(one: _Run, other: _Run) -> Iterator[Rows]:
             continue
         end_K = np.cumsum([len(part.key) for part in parts])
         key, counts = (np.concatenate([getattr(part, name) for part in parts]) for name in ("key", "counts"))
-        top = None if parts[0].top is None else np.concatenate([part.top for part in parts])  # type: ignore[misc]
+        top = None if parts[0].top is None else np.concatenate([part.top for part in parts])
         yield merge_rows(Rows(key, top, counts), end_K - [len(part.key) for part in parts], end_K)

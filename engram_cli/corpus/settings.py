@@ -21,7 +21,8 @@ class Settings:
     many; held_out: share of documents, chosen by the digests of their texts, that is not counted; min_count: grams seen less often
     are not kept; text_field: of JSONL and Parquet, "text" where it is None, and naming it makes stdin JSONL; encoding_errors:
     strict, replace or ignore; document_separator: splits text files; token_dtype, token_field: of corpora that are tokenised
-    already (ready.py).
+    already (ready.py); keep_duplicates: count documents that come again, which are left out else; besides: an n-gram artifact whose
+    documents count as seen.
     """
 
     tokenizer: str | Path | None = None
@@ -36,6 +37,8 @@ class Settings:
     document_separator: str | None = None
     token_dtype: str | None = None
     token_field: str | None = None
+    keep_duplicates: bool = False
+    besides: str | None = None
 
     def check(self) -> None:
         """Raises RecipeError or TokenizerError where a setting breaks a rule."""

@@ -21,6 +21,7 @@ import xxhash
 from tokenizers import Tokenizer
 
 from engram_cli.corpus.checkpoint import Checkpoint
+from engram_cli.corpus.duplicates import Seen
 from engram_cli.corpus.encoder import Encoder, choose_encoder
 from engram_cli.corpus.engine import Tokens
 from engram_cli.corpus.reader import Document, Reader
@@ -135,22 +136,29 @@ class Part:
 class TokenFiles:
     """The tokens and documents of an n-gram artifact while they are written into `draft`; a context that closes its files.
 
-    checkpoint: where it goes on, and what it puts down; encoder: name of the one that was chosen, "" before.
+    checkpoint: where it goes on, and what it puts down; seen: documents to leave out, None where those that come again are kept;
+    encoder: name of the one that was chosen, "" before; duplicates: documents left out so far.
     """
 
-    def __init__(self, draft: Draft, vocab: int, end: int | None, held_out: float, checkpoint: Checkpoint) -> None:
+    def __init__(
+        self, draft: Draft, vocab: int, end: int | None, held_out: float, checkpoint: Checkpoint, seen: Seen | None = None
+    ) -> None:
         self.draft = draft
         self.end = end
         self.share = held_out
         self.checkpoint = checkpoint
         self.schema = schema.tokens_schema(vocab)
         self.dtype = np.dtype(self.schema.field("token").type.to_pandas_dtype())
-        state = checkpoint.state or {"read": 0, "encoder": "", "last": "training"}
+        state = checkpoint.state or {"read": 0, "encoder": "", "last": "training", "duplicates": 0}
         self.read: int = state["read"]  # documents, or blocks of ready tokens
         self.encoder: str = state["encoder"]
-        self.last: str = state["last"]  # the part that the last document went to
+        self.last: str = state["last"]  # the part that the last document went to, "" where it was left out
+        self.duplicates: int = state["duplicates"]
         self.training = Part(draft.path / TOKENS, self.schema, draft.work, state.get("training"))
         self.held_out = Part(draft.work / "held_out", self.schema, draft.work, state.get("held_out"))
+        self.seen = seen
+        for part in (self.training, self.held_out):
+            self._fresh(part.high_D, part.low_D)
 
     def __enter__(self) -> "TokenFiles":
         return self
@@ -166,14 +174,18 @@ class TokenFiles:
     def commit(self) -> None:
         """Put down what was done so far."""
         parts = {"training": self.training.commit(), "held_out": self.held_out.commit()}
-        self.checkpoint.save({"read": self.read, "encoder": self.encoder, "last": self.last, **parts})
+        self.checkpoint.save(
+            {"read": self.read, "encoder": self.encoder, "last": self.last, "duplicates": self.duplicates, **parts}
+        )
 
     def encode(self, reader: Reader, tokenizer: Tokenizer, threads: int, progress: ProgressLike) -> None:
         """Encode all documents of `reader` that were not read before; the next batches are read while one is encoded."""
         uncommitted = 0
 
-        def take(batch: Sequence[Document], ids: Future[list[Ids]], done: int) -> None:
+        def take(batch: Sequence[Document], ids: Future[list[Ids]], done: int, dropped: int) -> None:
             nonlocal uncommitted
+            self.read += dropped
+            self.duplicates += dropped
             self._add(batch, ids.result())
             progress.advance(done, reader.bytes, "bytes", f"{self.tokens:,} tokens")
             uncommitted += sum(document.bytes for document in batch)
@@ -182,12 +194,14 @@ class TokenFiles:
                 uncommitted = 0
 
         encoder, documents = self._choose(reader, tokenizer, threads)
-        with ThreadPoolExecutor(1) as pool:
-            waiting: deque[tuple[list[Document], Future[list[Ids]], int]] = deque()
+        with ThreadPoolExecutor(encoder.calls) as pool:
+            waiting: deque[tuple[list[Document], Future[list[Ids]], int, int]] = deque()
             for batch in batches(documents):
-                texts = [document.text for document in batch]
-                waiting.append((batch, pool.submit(encoder.encode, texts), reader.done))
-                if len(waiting) > _AHEAD:
+                halves = ([document.digest >> 64 for document in batch], [document.digest & _LOW for document in batch])
+                fresh = [document for document, is_fresh in zip(batch, self._fresh(*halves), strict=True) if is_fresh]
+                texts = [document.text for document in fresh]
+                waiting.append((fresh, pool.submit(encoder.encode, texts), reader.done, len(batch) - len(fresh)))
+                if len(waiting) > _AHEAD + encoder.calls:
                     take(*waiting.popleft())
             while waiting:
                 take(*waiting.popleft())
@@ -208,19 +222,28 @@ class TokenFiles:
         """A block of ready tokens; its first may belong to the last document of the block before."""
         parts = {"training": self.training, "held_out": self.held_out}
         begin = int(block.starts_D[0]) if len(block.starts_D) else len(block.ids_T)
-        parts[self.last].ids.write([block.ids_T[:begin]])
+        if self.last:
+            parts[self.last].ids.write([block.ids_T[:begin]])
         ids_T, here_D = block.ids_T[begin:], np.diff(block.starts_D, append=len(block.ids_T))
         limit = int(self.share * (1 << 128))
         high, low = np.uint64(limit >> 64), np.uint64(limit & _LOW)
         held_D = (block.high_D < high) | ((block.high_D == high) & (block.low_D < low))
         source_D = np.full(len(held_D), block.source)
-        for name, chosen_D in (("training", ~held_D), ("held_out", held_D)):
+        fresh_D = self._fresh(block.high_D, block.low_D)
+        self.duplicates += len(fresh_D) - int(fresh_D.sum())
+        for name, chosen_D in (("training", ~held_D & fresh_D), ("held_out", held_D & fresh_D)):
             columns = (block.lengths_D, block.bytes_D, block.high_D, block.low_D, source_D)
             if chosen_D.any():
                 parts[name].add_many([column[chosen_D] for column in columns], ids_T[np.repeat(chosen_D, here_D)])
         if len(held_D):
-            self.last = "held_out" if held_D[-1] else "training"
+            self.last = ("held_out" if held_D[-1] else "training") if fresh_D[-1] else ""
         self.read += 1
+
+    def _fresh(self, high_D: Any, low_D: Any) -> npt.NDArray[np.bool_]:
+        """Which documents were not seen before, by the halves of their digests: all of them where such are kept."""
+        if self.seen is None:
+            return np.ones(len(low_D), dtype=np.bool_)
+        return self.seen.fresh(np.array(high_D, dtype=np.uint64), np.array(low_D, dtype=np.uint64))
 
     def _choose(self, reader: Reader, tokenizer: Tokenizer, threads: int) -> tuple[Encoder, Iterator[Document]]:
         """The encoder for texts like the first ones of the corpus, and the documents that were not read before."""
