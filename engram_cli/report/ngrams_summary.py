@@ -1,11 +1,12 @@
 """What was counted: the figures of an n-gram artifact and its most frequent grams as text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from engram_cli.corpus import curves
 from engram_cli.corpus.artifact import NGrams
 from engram_cli.report.report import Measure, Report, Scalar, column, table
 
@@ -16,7 +17,19 @@ ORDERS = [
     column("distinct", pa.int64(), "grams"),
     column("singletons", pa.int64(), "grams"),  # grams that occur once
     column("singleton_share", pa.float64(), "share"),  # of the distinct grams
+    column("growth", pa.float64()),  # doubling the tokens multiplies the distinct grams by 2 to this power
 ]
+COVERAGE = [
+    column("order", pa.int32()),
+    column("top_grams", pa.int64(), "grams"),  # the most frequent ones
+    column("share", pa.float64(), "share"),  # of all occurrences that they hold
+]
+GROWTH = [
+    column("order", pa.int32()),
+    column("tokens", pa.int64(), "tokens"),  # drawn from all
+    column("distinct", pa.float64(), "grams"),  # expected among them
+]
+_SCREEN = 12  # rows of a curve shown
 TOP = [
     column("order", pa.int32()),
     column("gram", pa.string(), "text"),
@@ -29,10 +42,14 @@ def summarise(ngrams: NGrams) -> Report:
     """What `ngrams` counted. Raises ArtifactError where a file is missing or damaged."""
     facts = ngrams.artifact.manifest.facts
     notes = [] if facts["held_out_documents"] else ["No document is held out: nothing can be evaluated on this corpus."]
+    spectra = _spectra(ngrams)
     tables = {
-        "orders": table(ORDERS, _orders(facts), title="Grams"),
+        "orders": table(ORDERS, _orders(facts, spectra), title="Grams"),
         "top": table(TOP, (record for order in ngrams.orders for record in _top(ngrams, order)), title="Most frequent grams"),
     }
+    if spectra:
+        tables["coverage"] = table(COVERAGE, _coverage(spectra), title="What the most frequent grams hold", limit=_SCREEN)
+        tables["growth"] = table(GROWTH, _growth(spectra), title="Distinct grams among fewer tokens", limit=0)
     return Report("inspect", f"{ngrams.artifact.path}: n-grams of {facts['tokens']:,} tokens", dict(_facts(ngrams)), tables, notes)
 
 
@@ -44,6 +61,9 @@ def _facts(ngrams: NGrams) -> Iterator[tuple[str, Scalar | Measure]]:
     yield "bytes per token", facts["bytes"] / facts["tokens"]
     yield "held-out documents", Measure(facts["held_out_documents"], "documents")
     yield "held-out tokens", Measure(facts["held_out_tokens"], "tokens")
+    if "duplicates" in facts:
+        yield "duplicates left out", Measure(facts["duplicates"], "documents")
+        yield "encoder", facts["encoder"]
     yield "token ids", facts["vocab"]
     yield "canonical ids", facts["canonical_vocab"]
     yield "ids folded", Measure(1 - facts["canonical_vocab"] / facts["vocab"], "share")
@@ -51,10 +71,30 @@ def _facts(ngrams: NGrams) -> Iterator[tuple[str, Scalar | Measure]]:
     yield "end token", "none" if ngrams.end is None else ngrams.tokenizer.id_to_token(ngrams.end)
 
 
-def _orders(facts: Any) -> Iterator[dict[str, Any]]:
-    for order in map(str, facts["orders"]):
-        distinct, singletons = facts["distinct"][order], facts["singletons"][order]
-        yield {"order": int(order), "distinct": distinct, "singletons": singletons, "singleton_share": singletons / distinct}
+def _spectra(ngrams: NGrams) -> dict[int, curves.Curve]:
+    """The spectra of counts; none in artifacts of before there were any."""
+    known = curves.FILE in ngrams.artifact.manifest.files
+    return curves.from_arrow(ngrams.artifact.table(curves.FILE)) if known else {}
+
+
+def _orders(facts: Any, spectra: Mapping[int, curves.Curve]) -> Iterator[dict[str, Any]]:
+    for order in facts["orders"]:
+        distinct, singletons = facts["distinct"][str(order)], facts["singletons"][str(order)]
+        record = {"order": order, "distinct": distinct, "singletons": singletons, "singleton_share": singletons / max(1, distinct)}
+        yield record | ({"growth": spectra[order].exponent()} if order in spectra else {})
+
+
+def _coverage(spectra: Mapping[int, curves.Curve]) -> Iterator[dict[str, Any]]:
+    """By the powers of 2, the highest order first: it is what sizes a table."""
+    for order, curve in sorted(spectra.items(), reverse=True):
+        for top, share in reversed(list(zip(*map(np.ndarray.tolist, curve.coverage()), strict=True))):
+            yield {"order": order, "top_grams": top, "share": share}
+
+
+def _growth(spectra: Mapping[int, curves.Curve]) -> Iterator[dict[str, Any]]:
+    for order, curve in spectra.items():
+        for tokens, distinct in zip(*map(np.ndarray.tolist, curve.growth()), strict=True):
+            yield {"order": order, "tokens": tokens, "distinct": distinct}
 
 
 def _top(ngrams: NGrams, order: int) -> Iterator[dict[str, Any]]:
