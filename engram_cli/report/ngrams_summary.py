@@ -7,10 +7,14 @@ import numpy as np
 import pyarrow as pa
 
 from engram_cli.corpus import curves
-from engram_cli.corpus.artifact import NGrams
+from engram_cli.corpus.artifact import NGrams, ngrams_file
+from engram_cli.corpus.ngrams import WideGrams
+from engram_cli.corpus.ready_files import column_reader
 from engram_cli.report.report import Measure, Report, Scalar, column, table
+from engram_cli.store.schema import ngrams_schema
 
 _TOP = 10  # grams of each order
+_BLOCK = 1 << 20  # rows
 
 ORDERS = [
     column("order", pa.int32()),
@@ -98,11 +102,19 @@ def _growth(spectra: Mapping[int, curves.Curve]) -> Iterator[dict[str, Any]]:
 
 
 def _top(ngrams: NGrams, order: int) -> Iterator[dict[str, Any]]:
-    """The most frequent grams, most frequent first; of equal counts, the one that sorts first."""
-    grams_G, counts_G = ngrams.counts(order)
+    """The most frequent grams, most frequent first; of equal counts, the one that sorts first. Read in blocks."""
+    path = ngrams.artifact.file(ngrams_file(order))
+    *grams, counts = (column_reader(path, name) for name in ngrams_schema(order, ngrams.bits).names)
     tokens = ngrams.artifact.manifest.facts["tokens"]
-    least = np.partition(counts_G, -_TOP)[-_TOP] if len(counts_G) > _TOP else 0
-    frequent = np.flatnonzero(counts_G >= least)
-    top = frequent[np.argsort(-counts_G[frequent].astype(np.int64), kind="stable")][:_TOP]
-    for ids, count in zip(ngrams.unpack(grams_G[top], order), counts_G[top].tolist(), strict=True):
+    rows, top_K, count_K = ngrams.artifact.manifest.facts["distinct"][str(order)], np.empty(0, np.int64), np.empty(0, np.uint64)
+    for begin in range(0, rows, _BLOCK):
+        block = counts(begin, min(begin + _BLOCK, rows))
+        least = np.partition(block, -_TOP)[-_TOP] if len(block) > _TOP else 0
+        frequent = np.flatnonzero(block >= least)
+        top_K, count_K = np.append(top_K, begin + frequent), np.append(count_K, block[frequent])
+        kept = np.argsort(-count_K.astype(np.int64), kind="stable")[:_TOP]
+        top_K, count_K = top_K[kept], count_K[kept]
+    parts = [np.array([read(at, at + 1)[0] for at in top_K.tolist()], dtype=np.uint64) for read in grams]
+    grams_K = WideGrams(*parts) if len(parts) > 1 else parts[0]
+    for ids, count in zip(ngrams.unpack(grams_K, order), count_K.tolist(), strict=True):
         yield {"order": order, "gram": ngrams.text(ids[::-1]), "count": count, "share": count / tokens}
