@@ -291,3 +291,16 @@ def test_ready_tokens_are_counted_like_their_text(counted: Callable[..., NGrams]
     for name in ("tokens.arrow", "ngrams-1.arrow", "ngrams-2.arrow", "ngrams-3.arrow"):
         assert (ready.artifact.path / name).read_bytes() == (text.artifact.path / name).read_bytes()
     assert ready.artifact.manifest.facts["held_out_documents"] == text.artifact.manifest.facts["held_out_documents"]
+
+
+def test_a_corpus_that_changes_while_it_is_read_is_refused(tmp_path: Path, tokenizer_path: Path) -> None:
+    corpus = write_jsonl(tmp_path / "in.jsonl", make_documents(20))
+
+    class Writer(Listener):
+        def stage(self, number: int, of: int, text: str) -> None:
+            if number == 1:
+                os.utime(corpus, ns=(1, 1))
+
+    with pytest.raises(CorpusError, match=r"must not change .* 1 of its files did, such as .*in.jsonl"):
+        extract([corpus], tmp_path / "out", tokenizer=tokenizer_path, progress=Writer())
+    assert not (tmp_path / "out").exists()
