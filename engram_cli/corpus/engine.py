@@ -123,8 +123,7 @@ def _count_stretches(
     for _ in range(threads):
         pool.put(Buffers())
 
-    def count(begin: int) -> int:
-        buffers = pool.get()
+    def count(begin: int, buffers: Buffers) -> int:
         end = min(begin + stretch, tokens.tokens)
         context = min(begin, packing.order - 1)
         offset = begin - context
@@ -133,10 +132,16 @@ def _count_stretches(
         runs.add(count_stretch(ids_T, tokens.canonical_V, starts_D[inside] - offset, context, packing, buffers))
         ending = slice(*np.searchsorted(last_D, [begin, end]))
         _last_windows(ids_T, tokens.canonical_V, starts_D[ending] - offset, last_D[ending] - offset, packing, ends, ending)
-        pool.put(buffers)
         return end
 
-    for end in _in_order([lambda b=begin: count(b) for begin in range(0, tokens.tokens, stretch)], threads):  # type: ignore[misc]
+    def count_in_buffers(begin: int) -> int:
+        buffers = pool.get()
+        try:
+            return count(begin, buffers)
+        finally:
+            pool.put(buffers)  # others wait for it, also where this one failed
+
+    for end in _in_order([lambda b=begin: count_in_buffers(b) for begin in range(0, tokens.tokens, stretch)], threads):  # type: ignore[misc]
         counted(end)
     return ends
 

@@ -95,7 +95,8 @@ def test_too_little_memory_is_refused_with_what_suffices() -> None:
     assert small.room < large.room
 
 
-def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     def refuse(self: Path, *arguments: Any, **settings: Any) -> Any:
         if self.parent.name == "spill":
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -105,4 +106,4 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Path, "open", refuse)
     ids_T = np.arange(1000, dtype=np.uint16) % 16
     with pytest.raises(ResourceError, match=r"is full .*--resume"):
-        count(tmp_path, ids_T, np.zeros(1, np.int64), Packing(2, 4, 0), Plan(100, 0, 100))
+        count(tmp_path, ids_T, np.zeros(1, np.int64), Packing(2, 4, 0), Plan(100, 0, 100), threads=threads)
