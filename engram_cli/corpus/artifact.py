@@ -22,7 +22,9 @@ from engram_cli.corpus.ngrams import Keys, column, positions, unpack
 from engram_cli.corpus.tokenizer import load_tokenizer
 from engram_cli.corpus.tokens import DOCUMENTS, TOKENS
 from engram_cli.errors import ArtifactError
+from engram_cli.store import schema
 from engram_cli.store.artifact import Artifact, open_artifact
+from engram_cli.store.schema import ngrams_schema, tokens_schema
 
 TOKENIZER = "tokenizer.json"
 TOKEN_MAP = "token_map.arrow"
@@ -111,7 +113,7 @@ class NGrams:
     def raw_C(self) -> npt.NDArray[np.uint32]:
         """For each canonical id the raw id that stands for it where text is shown, uint32 [C]: the one that is most frequent in the
         first few million tokens, so that a folded word is shown as it is mostly written."""
-        tokens_T = column(self.artifact.table(TOKENS), "token")[:_SAMPLE]
+        tokens_T = column(self.artifact.table(TOKENS, tokens_schema(self.vocab)), "token")[:_SAMPLE]
         frequency_V = np.bincount(tokens_T, minlength=self.vocab)
         by_canonical_V = np.lexsort((np.arange(self.vocab), -frequency_V, self.canonical_V))
         first_C = np.searchsorted(self.canonical_V[by_canonical_V], np.arange(self.canonical_vocab))
@@ -119,7 +121,7 @@ class NGrams:
 
     @cached_property
     def _token_map(self) -> Any:
-        return self.artifact.table(TOKEN_MAP)
+        return self.artifact.table(TOKEN_MAP, schema.TOKEN_MAP)
 
     @property
     def canonical_pad(self) -> int:
@@ -137,7 +139,7 @@ class NGrams:
                 f"order {order} must have been counted, but {self.artifact.path} has orders {counted}; "
                 f"run engram extract with --orders {order}"
             )
-        table = self.artifact.table(ngrams_file(order))
+        table = self.artifact.table(ngrams_file(order), ngrams_schema(order, self.bits))
         return column(table, "gram"), column(table, "count")
 
     def unpack(self, grams_G: Keys, order: int) -> npt.NDArray[np.int64]:
@@ -156,12 +158,12 @@ class NGrams:
 
     def stream(self, held_out: bool) -> Stream:
         """The training documents or the held-out ones, memory-mapped."""
-        documents = self.artifact.table(DOCUMENTS)
+        documents = self.artifact.table(DOCUMENTS, schema.DOCUMENTS)
         training = documents.num_rows - int(documents["held_out"].to_numpy().sum())
         chosen = slice(training, None) if held_out else slice(training)  # training documents come first
         offset_D, length_D = (documents[name].to_numpy()[chosen].astype(np.int64) for name in ("offset", "length"))
         begin = int(offset_D[0]) if len(offset_D) else 0
-        tokens_T = column(self.artifact.table(TOKENS), "token")[begin : begin + int(length_D.sum())]
+        tokens_T = column(self.artifact.table(TOKENS, tokens_schema(self.vocab)), "token")[begin : begin + int(length_D.sum())]
         low = [int(digest[16:], 16) for digest in documents["digest"][chosen].to_pylist()]
         return Stream(tokens_T, offset_D - begin, documents["bytes"].to_numpy()[chosen], np.array(low, dtype=np.uint64))
 

@@ -1,7 +1,8 @@
 """Artifacts: directories that exist whole or not at all, opened by memory map.
 
 Writing goes to a sibling directory `.NAME.partial`, is flushed to disk, gets its manifest last, and is renamed. Opening reads the
-manifest and maps files on demand; nothing is copied into memory.
+manifest and maps files on demand; nothing is copied into memory. Small files are compared with their digests when they are first
+used, large ones only by `engram verify`.
 """
 
 import os
@@ -21,6 +22,7 @@ from engram_cli.store import manifest as manifests
 from engram_cli.store.manifest import FileRecord, Manifest
 from engram_cli.store.tensors import TensorSpec, map_tensor, read_tensor_specs
 
+SMALL = 1 << 24  # bytes; digested in a few milliseconds, so that damage is found where it is met and not only by `engram verify`
 KINDS = {"ngrams": "engram extract", "table": "engram build", "report": "engram collisions or engram bench"}
 
 
@@ -36,7 +38,11 @@ class Artifact:
         return self.manifest.digest
 
     def file(self, name: str) -> Path:
-        """Path of one of the artifact's files, which must be there with the size the manifest gives."""
+        """Path of one of the artifact's files.
+
+        Raises ArtifactError where it is missing or has not the size the manifest gives, and for a file that is quickly read (up to
+        SMALL bytes) also where its digest is another.
+        """
         record = self.manifest.files.get(name)
         path = self.path / name
         if record is None:
@@ -45,17 +51,31 @@ class Artifact:
         if size != record.bytes:
             found = "is missing" if size is None else f"has {size} bytes"
             raise ArtifactError(f"{path} must have {record.bytes} bytes but {found}: the artifact is damaged; make it again")
+        if size <= SMALL and name not in self._sound:
+            if manifests.file_digest(path) != record.xxh3_128:
+                raise ArtifactError(f"{path} is not as it was written: a byte of it has changed; make the artifact again")
+            self._sound.add(name)
         return path
 
-    def table(self, name: str) -> pa.Table:
-        """Arrow file `name`, memory-mapped. Raises ArtifactError where it is missing, cut short, or not Arrow."""
+    @cached_property
+    def _sound(self) -> set[str]:
+        """Files whose digests were found to be right."""
+        return set()
+
+    def table(self, name: str, schema: pa.Schema | None = None) -> pa.Table:
+        """Arrow file `name`, memory-mapped.
+
+        Raises ArtifactError where it is missing, cut short, not Arrow, or lacks columns of `schema`.
+        """
         path = self.file(name)
         try:
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
             table.validate(full=True)  # offsets of texts and the like: numbers are not read
-            return table
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise ArtifactError(f"{path} cannot be read as Arrow ({error}); make the artifact again") from None
+        if schema is not None and not table.schema.equals(schema):
+            raise ArtifactError(f"{path} must have the columns {_columns(schema)}, but has {_columns(table.schema)}; make it again")
+        return table
 
     def tensors(self, name: str) -> dict[str, TensorSpec]:
         return read_tensor_specs(self.file(name))
@@ -66,6 +86,10 @@ class Artifact:
         if tensor not in specs:
             raise ArtifactError(f"{self.path / name} has no tensor {tensor}, only {', '.join(specs) or 'none'}; make it again")
         return map_tensor(self.path / name, specs[tensor], mode)
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema) or "none"
 
 
 def open_artifact(path: str | Path, kind: str | None = None) -> Artifact:
