@@ -108,10 +108,11 @@ def open_artifact(path: str | Path, kind: str | None = None) -> Artifact:
 
 
 class Draft:
-    """An artifact being written: `path` is its directory until it is finished."""
+    """An artifact being written: `path` is its directory until it is finished. What lies in `scratch` is only for the work: it is
+    there until the last moment, and no part of the artifact."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.scratch = path, scratch_path(path)
         self.recipe = ""
         self.inputs: dict[str, str] = {}
         self.facts: dict[str, Any] = {}
@@ -131,6 +132,11 @@ class Draft:
 def partial_path(out: Path) -> Path:
     """The sibling directory in which the artifact `out` is written before it is renamed."""
     return out.parent / f".{out.name}.partial"
+
+
+def scratch_path(partial: Path) -> Path:
+    """Where in a partial directory lies what is only for the work."""
+    return partial / "scratch"
 
 
 def check_out(out: Path, force: bool) -> None:
@@ -164,6 +170,7 @@ def write_artifact(out: str | Path, kind: str, *, force: bool = False, keep_part
     try:
         yield draft
         _finish(draft, kind)
+        shutil.rmtree(draft.scratch, ignore_errors=True)
         _replace(draft.path, final)
     except OSError as error:
         raise ArtifactError(
@@ -176,7 +183,8 @@ def write_artifact(out: str | Path, kind: str, *, force: bool = False, keep_part
 
 def _finish(draft: Draft, kind: str) -> None:
     files = {}
-    for path in sorted(p for p in draft.path.rglob("*") if p.is_file() and p.name != manifests.FILE_NAME):
+    written = (p for p in draft.path.rglob("*") if p.is_file() and p.name != manifests.FILE_NAME)
+    for path in sorted(p for p in written if draft.scratch not in p.parents):
         files[path.relative_to(draft.path).as_posix()] = FileRecord(path.stat().st_size, manifests.file_digest(path))
         _flush(path)
     manifest = Manifest(kind=kind, tool=__version__, recipe=draft.recipe, inputs=draft.inputs, facts=draft.facts, files=files)
