@@ -139,7 +139,7 @@ class Trainer:
     def step(self, fraction: float) -> StepRecord:
         """Train on the next batch; `fraction` of the budget used up sets the learning rate.
 
-        Raises TrainingError where the loss is not finite; the host is then as before the step.
+        Raises TrainingError where the loss or its gradient is not finite; host and rows are then as before the step.
         """
         started = time.perf_counter()
         batch = self.batches[self.step_number]
@@ -149,11 +149,7 @@ class Trainer:
             item.leaf_UE.requires_grad_(trains_rows)
         loss = self._loss(batch, gathered)
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss must stay finite, but it is {value} at step {self.step_number}; lower training.learning_rate, and go on "
-                "from the last checkpoint with --resume"
-            )
+        self._must_be_finite("loss", value)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._update(gathered if trains_rows else {}, self._rate(fraction))
@@ -175,7 +171,9 @@ class Trainer:
         parameters = [p for p in self.host.parameters() if p.grad is not None]
         leaves = [item.leaf_UE for item in gathered.values()]
         norms = [t.grad.norm() for t in (*parameters, *leaves) if t.grad is not None]
-        scale = min(1.0, _CLIP / (float(torch.stack(norms).norm()) + _EPSILON))
+        norm = float(torch.stack(norms).norm())
+        self._must_be_finite("gradient", norm)
+        scale = min(1.0, _CLIP / (norm + _EPSILON))
         for parameter in parameters:
             assert parameter.grad is not None
             parameter.grad.mul_(scale)
@@ -184,6 +182,13 @@ class Trainer:
         self.optimizer.step()
         for layer, item in gathered.items():
             self.rows[layer].update(item, self.recipe.row_learning_rate * rate, scale)
+
+    def _must_be_finite(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the {name} must stay finite, but it is {value} at step {self.step_number}; lower training.learning_rate, and "
+                "start anew with --force"
+            )
 
     def _rate(self, fraction: float) -> float:
         """The share of the learning rates in force: linear warm-up, then linear decay to a tenth."""
