@@ -45,7 +45,7 @@ def budget(recipe: "recipes.Recipe", minutes: float | None, tokens: int | None) 
     if minutes is not None and tokens is not None:
         raise RecipeError(f"a run ends by --minutes or by --tokens, but both are given ({minutes:g} and {tokens:,}); give one")
     for name, value in (("--minutes", minutes), ("--tokens", tokens)):
-        if value is not None and value <= 0:
+        if value is not None and not value > 0:  # not a number is refused too
             raise RecipeError(f"{name} must be above 0, but it is {value:g}; give more")
     if tokens is not None:
         return Budget(tokens=tokens)
