@@ -243,7 +243,10 @@ def _costs(setting: _Setting, start: Start, trainer: Trainer, recipe: Recipe) ->
 
 def _report(setting: _Setting, runs: Sequence[Run], left_out: str) -> Report:
     final, budget = setting.final_text, setting.budget
+    tables = bench_tables(runs, bits_per_nat=final.tokens_per_byte / math.log(2))
+    losses = {f"loss of {row['arm']}": Measure(row["loss"], "nats") for row in tables["losses"].to_pylist()}
     facts: dict[str, Scalar | Measure] = {
+        **losses,
         "training tokens": Measure(len(setting.ngrams.stream(held_out=False).tokens_T), "tokens"),
         "held-out tokens measured": Measure(len(final.stretches_S) * final.context, "tokens"),
         "budget of a run": Measure(budget.seconds or budget.tokens, "seconds" if budget.seconds else "tokens"),
@@ -254,5 +257,4 @@ def _report(setting: _Setting, runs: Sequence[Run], left_out: str) -> Report:
         "threads": torch.get_num_threads(),
     }
     title = f"Bench of {setting.recipe.name} on {setting.ngrams.artifact.path.name}"
-    tables = bench_tables(runs, bits_per_nat=final.tokens_per_byte / math.log(2))
     return Report("bench", title, facts, tables, [*verdicts(runs), *([left_out] if left_out else [])])
