@@ -115,6 +115,8 @@ class NGrams:
         first few million tokens, so that a folded word is shown as it is mostly written."""
         tokens_T = column(self.artifact.table(TOKENS, tokens_schema(self.vocab)), "token")[:_SAMPLE]
         frequency_V = np.bincount(tokens_T, minlength=self.vocab)
+        if len(frequency_V) > self.vocab:
+            raise ArtifactError(f"{self.artifact.path / TOKENS} holds token ids beyond {self.vocab - 1}: it is damaged; make it again")
         by_canonical_V = np.lexsort((np.arange(self.vocab), -frequency_V, self.canonical_V))
         first_C = np.searchsorted(self.canonical_V[by_canonical_V], np.arange(self.canonical_vocab))
         return by_canonical_V[first_C].astype(np.uint32)
@@ -148,8 +150,13 @@ class NGrams:
 
     def text(self, gram_ids_oldest_first: Iterable[int]) -> str:
         """A gram of canonical ids as readable text: ⊢ before the document's first token, ⊣ for its end, ⏎ for a line break, ␣ for
-        nothing but spaces."""
+        nothing but spaces. Raises ArtifactError for ids that the token map does not have."""
         ids = [int(id) for id in gram_ids_oldest_first]
+        if max(ids) >= self.canonical_vocab:
+            raise ArtifactError(
+                f"canonical ids end at {self.canonical_vocab - 1}, but a gram in {self.artifact.path} has {max(ids)}: the counts are "
+                "damaged; run engram extract again"
+            )
         leading = next((at for at, id in enumerate(ids[:-1]) if id != self.canonical_pad), len(ids) - 1)
         last = len(ids) - 1 if self.end is not None and ids[-1] == self.canonical_V[self.end] else len(ids)
         text: str = self.tokenizer.decode(self.raw_C[ids[leading:last]].tolist(), skip_special_tokens=False)
