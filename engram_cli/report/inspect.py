@@ -72,7 +72,10 @@ def inspect(artifact: Artifact) -> Report:
     files = [{"file": name, "bytes": r.bytes, "xxh3_128": r.xxh3_128} for name, r in artifact.manifest.files.items()]
     tables = {"files": table(FILES, files, title="Files")}
     if kind == "ngrams":
-        found = summarise(NGrams(artifact))
+        try:
+            found = summarise(NGrams(artifact))
+        except KeyError as error:
+            raise ArtifactError(f"the manifest of {artifact.path} lacks the figure {error}; make the artifact again") from None
         facts = {**dict(_origin(artifact)), **found.facts}
         return Report("inspect", title, facts, {**found.tables, **tables}, found.notes)
     facts = {**dict(_origin(artifact)), **dict(_facts(artifact))}
