@@ -90,7 +90,7 @@ def read_manifest(directory: Path) -> Manifest:
         raise ArtifactError(f"an artifact is a directory, but {found}: {directory}; name the --out of an engram command")
     path = directory / FILE_NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode()  # not read_text: it would hide a line feed that became a carriage return
         document = json.loads(text)
     except FileNotFoundError:
         raise ArtifactError(
