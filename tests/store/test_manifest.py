@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import xxhash
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engram_cli.errors import ArtifactError
@@ -34,6 +34,7 @@ def test_the_helper_writes_manifests(tmp_path: Path) -> None:
 
 
 @given(at=st.integers(0, len(GOOD.to_json()) - 1), byte=st.integers(0, 255))
+@example(at=1, byte=13)  # a line feed became a carriage return
 def test_any_changed_byte_is_noticed(tmp_path_factory: pytest.TempPathFactory, at: int, byte: int) -> None:
     content = bytearray(GOOD.to_json().encode())
     if content[at] != byte:
