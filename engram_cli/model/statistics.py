@@ -36,8 +36,9 @@ VALUE_GAIN = 1.0
 
 @dataclass(frozen=True)
 class TokenVectors:
-    """vectors_VC: for each token what it adds to the rows of a gram it follows, f32, unit variance per number over the corpus;
-    to_width_DC: from there to the host's coordinates (the strongest directions first), orthonormal rows as far as C reaches."""
+    """vectors_VC: for each token what it adds to the rows of a gram it follows, f32, of mean 0 over the corpus;
+    to_width_DC: from there to the host's coordinates (the strongest directions first, each of unit variance over the corpus),
+    orthonormal rows as far as C reaches."""
 
     vectors_VC: Tensor
     to_width_DC: Tensor
@@ -54,7 +55,7 @@ def token_vectors(tokens_T: npt.NDArray[np.integer], vocab: int, size: int, widt
     principal_VC = principal_VC * torch.where(variance_C > 1e-12, variance_C.rsqrt(), 0.0)
     principal_VC = torch.nn.functional.pad(principal_VC, (0, size - principal_VC.shape[1]))
     turn_CC = torch.linalg.qr(torch.randn(size, size, generator=generator))[0]
-    return TokenVectors(principal_VC @ turn_CC, torch.eye(width, size) @ turn_CC.T)
+    return TokenVectors(principal_VC @ turn_CC, torch.eye(width, size) @ turn_CC)
 
 
 def _mutual_information(tokens_T: npt.NDArray[np.integer], vocab: int) -> tuple[Tensor, Tensor]:
