@@ -104,7 +104,7 @@ def _draw_bench(report: Report, directory: Path) -> Path:
     points = report.tables["curves"].to_pylist()
     arms = list(dict.fromkeys(point["arm"] for point in points))
     losses = [point["loss"] for point in points]
-    low, high = min(losses), np.quantile(losses, 0.9)  # the first losses of a run are huge and say nothing
+    low, high = min(losses), max(np.quantile(losses, 0.9), min(losses) + 0.1)  # the first losses of a run are huge and say nothing
     for axis, key, label in zip(axes[0], ("tokens", "seconds"), ("training tokens", "seconds, preparation included"), strict=True):
         for arm, colour in zip((arm for arm in arms if arm != "counts"), COLOURS, strict=False):
             seeds = sorted({point["seed"] for point in points if point["arm"] == arm})
