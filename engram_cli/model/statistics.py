@@ -111,7 +111,7 @@ def _fill_head(
     shorter = [layer.heads_of(other).start + place for other in layer.orders if other < order]
     slice_VE = vectors.vectors_VC[:, place * rows.dim : (place + 1) * rows.dim].contiguous()
     sums_RE = torch.zeros(layer.primes_H[head], rows.dim)
-    counts_R = torch.zeros(layer.primes_H[head])
+    counts_R = torch.zeros(layer.primes_H[head], dtype=torch.float64)  # f32 stops counting at 2^24
     tokens_T = source.stream.tokens_T
     for begin in range(0, len(tokens_T) - 1, _CHUNK):
         end = min(begin + _CHUNK, len(tokens_T) - 1)
@@ -121,10 +121,10 @@ def _fill_head(
             values_TE -= torch.from_numpy(rows.take(layer.row_ids(windows_TN, slice(column, column + 1))[:, 0]))
         bucket_T = torch.from_numpy(layer.row_ids(windows_TN, slice(head, head + 1))[:, 0] - layer.offsets_H[head])
         sums_RE.index_add_(0, bucket_T, values_TE)
-        counts_R.index_add_(0, bucket_T, torch.ones(end - begin))
+        counts_R.index_add_(0, bucket_T, torch.ones(end - begin, dtype=torch.float64))
     held = slice(layer.offsets_H[head], layer.offsets_H[head] + layer.primes_H[head])
     occurrences_R[held] = counts_R.numpy()
-    rows.put_range(held.start, (sums_RE / (counts_R[:, None] + 1)).numpy())
+    rows.put_range(held.start, (sums_RE / (counts_R[:, None] + 1)).float().numpy())
 
 
 def leave_one_out(
