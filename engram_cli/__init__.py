@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from engram_cli.model.table import open_table as open_table
     from engram_cli.model.train import Budget as Budget
     from engram_cli.recipe import load_recipe as load_recipe
+    from engram_cli.report.bench import bench as bench
     from engram_cli.report.collisions import collisions as collisions
     from engram_cli.report.inspect import inspect as inspect
     from engram_cli.report.report import read_report as read_report
@@ -32,6 +33,7 @@ _HOMES = {
     "EngramError": "errors",
     "Sampling": "model.generate",
     "Session": "model.session",
+    "bench": "report.bench",
     "build": "model.build",
     "collisions": "report.collisions",
     "extract": "corpus.extract",

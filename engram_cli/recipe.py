@@ -20,6 +20,7 @@ from engram_cli.errors import RecipeError
 
 ROW_TYPES = {"f32": 4, "f16": 2, "bf16": 2}  # name -> bytes per number
 INITS = ("counts", "random", "zero")
+_SEEDS = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class HashRecipe:
         _rule(all(2 <= size < 1 << 40 for size in self.size), "hash.size", "from 2 to 2^40", self.size)
         _rule(self.layers and min(self.layers) >= 0, "hash.layers", "0-based layer numbers", self.layers)
         _rule(list(self.layers) == sorted(set(self.layers)), "hash.layers", "distinct and ascending", self.layers)
+        _rule(0 <= self.seed < _SEEDS, "hash.seed", "from 0 to 2^63 - 1", self.seed)
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class TrainingRecipe:
         _rule(self.weight_decay >= 0, "training.weight_decay", "0 or more", self.weight_decay)
         _rule(self.row_learning_rate >= 0, "training.row_learning_rate", "0 or more", self.row_learning_rate)
         _rule(self.minutes > 0, "training.minutes", "above 0", self.minutes)
+        _rule(0 <= self.seed < _SEEDS, "training.seed", "from 0 to 2^63 - 1", self.seed)
 
 
 @dataclass(frozen=True)

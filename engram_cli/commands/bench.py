@@ -53,7 +53,7 @@ def command(
             chosen,
             budget(chosen, minutes, tokens),
             seeds=seeds,
-            arms=arms.split(",") if arms else None,
+            arms=[arm.strip() for arm in arms.split(",")] if arms else None,
             device=device,
             progress=shown,
         )

@@ -61,6 +61,7 @@ def command(
 def _table_layout(path: Path, ngrams: "NGrams") -> "tuple[Layout, str, str, dict[str, str]]":
     """(layout, name, recipe text, inputs) of a table; its token map must be the one the n-grams were counted by."""
     from engram_cli.errors import ArtifactError
+    from engram_cli.store import schema
     from engram_cli.store.artifact import open_artifact
     from engram_cli.table.layout import Layout
 
@@ -72,7 +73,7 @@ def _table_layout(path: Path, ngrams: "NGrams") -> "tuple[Layout, str, str, dict
             f"table and n-grams must have one token map, but {path} has {built} and {ngrams.artifact.path} has {counted}: the rows "
             "are other n-grams' rows; give the n-grams that the table was built from"
         )
-    layout = Layout.from_arrow(artifact.table("layout.arrow"))
+    layout = Layout.from_arrow(artifact.table("layout.arrow", schema.LAYOUT))
     return layout, str(facts.get("name", path.name)), artifact.manifest.recipe, {"table": artifact.digest}
 
 

@@ -15,7 +15,9 @@ Force = Annotated[bool, typer.Option("--force", help="Replace the artifact that 
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the artifact is written.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, metavar="N", help="Threads to use; 0: as many as there are cores.")]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
-Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Instead of the recipe's seeds.")]
+Seed = Annotated[
+    int | None, typer.Option("--seed", metavar="N", help="Of weights and batch order, instead of the recipe's training.seed.")
+]
 Memory = Annotated[str | None, typer.Option("--memory", metavar="SIZE", help="Most memory to use, such as 2GiB.")]
 Recipe = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="A recipe, as tables/demo.toml [default: built in].")]
 Minutes = Annotated[float | None, typer.Option("--minutes", metavar="M", help="Train for so long [default: the recipe's].")]
@@ -45,7 +47,7 @@ def budget(recipe: "recipes.Recipe", minutes: float | None, tokens: int | None) 
     if minutes is not None and tokens is not None:
         raise RecipeError(f"a run ends by --minutes or by --tokens, but both are given ({minutes:g} and {tokens:,}); give one")
     for name, value in (("--minutes", minutes), ("--tokens", tokens)):
-        if value is not None and value <= 0:
+        if value is not None and not value > 0:  # not a number is refused too
             raise RecipeError(f"{name} must be above 0, but it is {value:g}; give more")
     if tokens is not None:
         return Budget(tokens=tokens)

@@ -22,7 +22,9 @@ from engram_cli.corpus.ngrams import Grams, Keys, WideGrams, column, positions, 
 from engram_cli.corpus.tokenizer import load_tokenizer
 from engram_cli.corpus.tokens import DOCUMENTS, TOKENS
 from engram_cli.errors import ArtifactError
+from engram_cli.store import schema
 from engram_cli.store.artifact import Artifact, open_artifact
+from engram_cli.store.schema import ngrams_schema, tokens_schema
 
 TOKENIZER = "tokenizer.json"
 TOKEN_MAP = "token_map.arrow"
@@ -111,15 +113,17 @@ class NGrams:
     def raw_C(self) -> npt.NDArray[np.uint32]:
         """For each canonical id the raw id that stands for it where text is shown, uint32 [C]: the one that is most frequent in the
         first few million tokens, so that a folded word is shown as it is mostly written."""
-        tokens_T = column(self.artifact.table(TOKENS), "token")[:_SAMPLE]
+        tokens_T = column(self.artifact.table(TOKENS, tokens_schema(self.vocab)), "token")[:_SAMPLE]
         frequency_V = np.bincount(tokens_T, minlength=self.vocab)
+        if len(frequency_V) > self.vocab:
+            raise ArtifactError(f"{self.artifact.path / TOKENS} holds token ids beyond {self.vocab - 1}: it is damaged; make it again")
         by_canonical_V = np.lexsort((np.arange(self.vocab), -frequency_V, self.canonical_V))
         first_C = np.searchsorted(self.canonical_V[by_canonical_V], np.arange(self.canonical_vocab))
         return by_canonical_V[first_C].astype(np.uint32)
 
     @cached_property
     def _token_map(self) -> Any:
-        return self.artifact.table(TOKEN_MAP)
+        return self.artifact.table(TOKEN_MAP, schema.TOKEN_MAP)
 
     @property
     def canonical_pad(self) -> int:
@@ -137,7 +141,7 @@ class NGrams:
                 f"order {order} must have been counted, but {self.artifact.path} has orders {counted}; "
                 f"run engram extract with --orders {order}"
             )
-        table = self.artifact.table(ngrams_file(order))
+        table = self.artifact.table(ngrams_file(order), ngrams_schema(order, self.bits))
         grams_G = column(table, "gram")
         if "gram_low" in table.column_names:
             return WideGrams(grams_G, column(table, "gram_low")), column(table, "count")
@@ -149,8 +153,13 @@ class NGrams:
 
     def text(self, gram_ids_oldest_first: Iterable[int]) -> str:
         """A gram of canonical ids as readable text: ⊢ before the document's first token, ⊣ for its end, ⏎ for a line break, ␣ for
-        nothing but spaces."""
+        nothing but spaces. Raises ArtifactError for ids that the token map does not have."""
         ids = [int(id) for id in gram_ids_oldest_first]
+        if max(ids) >= self.canonical_vocab:
+            raise ArtifactError(
+                f"canonical ids end at {self.canonical_vocab - 1}, but a gram in {self.artifact.path} has {max(ids)}: the counts are "
+                "damaged; run engram extract again"
+            )
         leading = next((at for at, id in enumerate(ids[:-1]) if id != self.canonical_pad), len(ids) - 1)
         last = len(ids) - 1 if self.end is not None and ids[-1] == self.canonical_V[self.end] else len(ids)
         text: str = self.tokenizer.decode(self.raw_C[ids[leading:last]].tolist(), skip_special_tokens=False)
@@ -159,12 +168,12 @@ class NGrams:
 
     def stream(self, held_out: bool) -> Stream:
         """The training documents or the held-out ones, memory-mapped."""
-        documents = self.artifact.table(DOCUMENTS)
+        documents = self.artifact.table(DOCUMENTS, schema.DOCUMENTS)
         training = documents.num_rows - int(documents["held_out"].to_numpy().sum())
         chosen = slice(training, None) if held_out else slice(training)  # training documents come first
         offset_D, length_D = (documents[name].to_numpy()[chosen].astype(np.int64) for name in ("offset", "length"))
         begin = int(offset_D[0]) if len(offset_D) else 0
-        tokens_T = column(self.artifact.table(TOKENS), "token")[begin : begin + int(length_D.sum())]
+        tokens_T = column(self.artifact.table(TOKENS, tokens_schema(self.vocab)), "token")[begin : begin + int(length_D.sum())]
         low = [int(digest[16:], 16) for digest in documents["digest"][chosen].to_pylist()]
         return Stream(tokens_T, offset_D - begin, documents["bytes"].to_numpy()[chosen], np.array(low, dtype=np.uint64))
 

@@ -1,6 +1,6 @@
 """What an extraction has done so far, so that one that was killed goes on where it was.
 
-Everything lies in the draft's `.work` folder and goes with it. `progress.json` is renamed into place after what it speaks of is on
+Everything lies in the draft's `scratch` folder and goes with it. `progress.json` is renamed into place after what it speaks of is on
 the disk, so that it is true at any moment; counting is begun again, which takes seconds where encoding takes minutes.
 """
 

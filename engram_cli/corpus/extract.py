@@ -29,7 +29,7 @@ from engram_cli.corpus.tokens import TokenFiles
 from engram_cli.corpus.vocabulary import Vocabulary, make_vocabulary, train
 from engram_cli.errors import CorpusError, RecipeError, ResourceError
 from engram_cli.progress import SILENT, ProgressLike
-from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, partial_path, write_artifact
+from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, partial_path, scratch_path, write_artifact
 from engram_cli.store.manifest import FILE_NAME as MANIFEST
 from engram_cli.store.resources import format_bytes, free_memory
 from engram_cli.store.schema import ngrams_schema
@@ -72,7 +72,7 @@ def extract(
     if threads:
         os.environ["RAYON_NUM_THREADS"] = str(threads)  # the tokenizers library reads it when it first encodes
     partial = partial_path(final)
-    resumed = resume and (Draft(partial).work / PROGRESS).is_file()
+    resumed = resume and (scratch_path(partial) / PROGRESS).is_file()
     if not resumed:
         shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -87,7 +87,7 @@ def extract(
 def _keep_or_remove(partial: Path, error: BaseException, resumed: bool, progress: ProgressLike) -> None:
     """Keep what took long, or what a full disk interrupted, or was kept before; remove the rest."""
     with suppress(OSError, ValueError):
-        state = json.loads((Draft(partial).work / PROGRESS).read_bytes())["state"]
+        state = json.loads((scratch_path(partial) / PROGRESS).read_bytes())["state"]
         tokens = state["training"]["tokens"] + state["held_out"]["tokens"]
         if resumed or tokens >= _WORTH_KEEPING or isinstance(error, ResourceError):
             progress.warn(f"what was encoded so far, {tokens:,} tokens, is kept in {partial}: --resume goes on from there")
@@ -113,10 +113,10 @@ def _extract(corpus: Sources, settings: Settings, means: Means, draft: Draft, pr
     """Fill `draft`, going on from what lies there."""
     (draft.path / MANIFEST).unlink(missing_ok=True)
     stamps = [_stamp(source) for source in corpus]
-    checkpoint = Checkpoint(draft.work, settings.identity | {"corpus": stamps})
+    checkpoint = Checkpoint(draft.scratch, settings.identity | {"corpus": stamps})
     stages = _Stages(progress, 3 if settings.train_vocab is None else 4)
-    sources = _spooled(corpus, draft.work / "spools")
-    vocabulary = make_vocabulary(_tokenizer(sources, settings, draft.work, stages), settings, progress)
+    sources = _spooled(corpus, draft.scratch / "spools")
+    vocabulary = make_vocabulary(_tokenizer(sources, settings, draft.scratch, stages), settings, progress)
     packing = ngrams.Packing(settings.orders, vocabulary.bits, int(vocabulary.token_map.canonical_V[vocabulary.pad]))
     engine.plan(means.memory, 1 << 40, 0, means.threads, packing)  # says at once where memory cannot suffice
     seen = None if settings.keep_duplicates else seen_in(settings.besides)
@@ -258,7 +258,7 @@ def _count(
         if done == stored.tokens:
             stages.next(f"writing orders 1 to {settings.orders}")
 
-    spill = draft.work / "spill" if means.tmp is None else means.tmp / f"engram-{xxhash.xxh3_64_hexdigest(os.fsencode(draft.path))}"
+    spill = draft.scratch / "spill" if means.tmp is None else means.tmp / f"engram-{xxhash.xxh3_64_hexdigest(os.fsencode(draft.path))}"
     shutil.rmtree(spill, ignore_errors=True)  # of one that was killed
     try:
         with ExitStack() as files:

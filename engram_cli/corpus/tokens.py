@@ -154,8 +154,8 @@ class TokenFiles:
         self.encoder: str = state["encoder"]
         self.last: str = state["last"]  # the part that the last document went to, "" where it was left out
         self.duplicates: int = state["duplicates"]
-        self.training = Part(draft.path / TOKENS, self.schema, draft.work, state.get("training"))
-        self.held_out = Part(draft.work / "held_out", self.schema, draft.work, state.get("held_out"))
+        self.training = Part(draft.path / TOKENS, self.schema, draft.scratch, state.get("training"))
+        self.held_out = Part(draft.scratch / "held_out", self.schema, draft.scratch, state.get("held_out"))
         self.seen = seen
         for part in (self.training, self.held_out):
             self._fresh(part.high_D, part.low_D)

@@ -1,7 +1,7 @@
 """`build`: recipe -> layout -> rows -> training -> a table artifact.
 
 Everything is written in the artifact's partial directory: rows first, sparse and mapped; a checkpoint every minute; the rest at
-the end. A run that was killed is continued from there.
+the end. A run that was killed is continued from there; one that left no checkpoint leaves nothing.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ import torch
 
 from engram_cli.corpus.artifact import NGrams
 from engram_cli.errors import ArtifactError
-from engram_cli.model.checkpoint import DIRECTORY, find_checkpoint, load_checkpoint, save_checkpoint
+from engram_cli.model.checkpoint import find_checkpoint, load_checkpoint, read_state, save_checkpoint, whole_step
 from engram_cli.model.data import Batches, HeldOut, Windowed
 from engram_cli.model.host import Host, initialise
 from engram_cli.model.statistics import TokenVectors, fill_rows, initialise_host, token_vectors
@@ -29,7 +29,7 @@ from engram_cli.model.train import Budget, LayerRows, Trainer
 from engram_cli.progress import SILENT, ProgressLike
 from engram_cli.recipe import ROW_TYPES, Recipe
 from engram_cli.store import schema
-from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, partial_path, write_artifact
+from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, partial_path, scratch_path, write_artifact
 from engram_cli.store.resources import need_disk, need_memory
 from engram_cli.store.tensors import TensorSpec, create_tensors, map_tensor, read_tensor_specs
 from engram_cli.table.layout import Layout, plan_layout
@@ -63,25 +63,31 @@ def build(
     final = Path(out).absolute()
     check_out(final, force)
     partial = partial_path(final)
-    checkpoint = find_checkpoint(partial)
+    checkpoint = find_checkpoint(scratch_path(partial))
     if checkpoint and not (resume or force):
         raise ArtifactError(f"{partial} holds an unfinished run of {final.name}; go on with --resume, or start anew with --force")
     if resume and not checkpoint:
         raise ArtifactError(f"--resume needs a checkpoint, but {partial} has none; run without --resume")
     layout = plan_layout(recipe.hash, ngrams.canonical_vocab, ngrams.canonical_pad)
-    check_resources(layout, recipe, final.parent)
-    if not resume:
-        shutil.rmtree(partial, ignore_errors=True)
     fingerprint = _fingerprint(ngrams, recipe, budget)
-    with write_artifact(final, "table", force=force, keep_partial=True) as draft:
-        trainer, held_out = _prepare(ngrams, recipe, layout, draft.path, pick_device(device), resume, progress)
-        if checkpoint and resume:
-            load_checkpoint(checkpoint, trainer, fingerprint)
-        progress.stage(2, _STAGES, "training host and memory together")
-        train(trainer, budget, held_out, progress, lambda: save_checkpoint(draft.path, trainer, fingerprint))
-        progress.stage(3, _STAGES, "measuring on held-out text and writing the table")
-        loss = trainer.evaluate(HeldOut(held_out.source, held_out.context, _FINAL_TOKENS))
-        _write(draft, ngrams, recipe, layout, trainer, loss, held_out.tokens_per_byte)
+    if checkpoint and resume:
+        read_state(checkpoint, fingerprint)
+    else:  # what is resumed has its rows on disk already
+        check_resources(layout, recipe, final.parent)
+        shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with write_artifact(final, "table", force=force, keep_partial=True) as draft:
+            trainer, held_out = _prepare(ngrams, recipe, layout, draft.path, pick_device(device), resume, progress)
+            if checkpoint and resume:
+                load_checkpoint(checkpoint, trainer, fingerprint)
+            progress.stage(2, _STAGES, "training host and memory together")
+            train(trainer, budget, held_out, progress, lambda: save_checkpoint(draft.scratch, trainer, fingerprint))
+            progress.stage(3, _STAGES, "measuring on held-out text and writing the table")
+            loss = trainer.evaluate(HeldOut(held_out.source, held_out.context, _FINAL_TOKENS))
+            _write(draft, ngrams, recipe, layout, trainer, loss, held_out.tokens_per_byte)
+    finally:
+        if not find_checkpoint(scratch_path(partial)):  # nothing to go on from
+            shutil.rmtree(partial, ignore_errors=True)
     return open_artifact(final, "table")
 
 
@@ -176,8 +182,9 @@ class Start:
 
 def _occurrences(directory: Path, layer: int, rows: int | None = None) -> npt.NDArray[np.float32]:
     """How many occurrences each row holds, mapped: f32 [R]. With `rows`, a new file of zeros, open for writing."""
-    path = directory / f"occurrences-{layer:02}.safetensors"
+    path = scratch_path(directory) / f"occurrences-{layer:02}.safetensors"
     if rows is not None:
+        path.parent.mkdir(exist_ok=True)
         create_tensors(path, {"occurrences": TensorSpec("F32", (rows,))})
     return map_tensor(path, read_tensor_specs(path)["occurrences"], "r" if rows is None else "r+")
 
@@ -197,12 +204,13 @@ def train(
     progress: ProgressLike = SILENT,
     checkpoint: Callable[[], None] | None = None,
 ) -> None:
-    """Train until the budget is used up, evaluating on the way and calling `checkpoint` every minute and on Ctrl-C."""
+    """Train until the budget is used up, evaluating on the way and calling `checkpoint` every minute, on Ctrl-C and at the end."""
     total, unit = (budget.seconds, "seconds") if budget.seconds is not None else (budget.tokens, "tokens")
     saved = time.monotonic()
     try:
         while (fraction := budget.fraction(trainer.seconds, trainer.tokens)) < 1:
-            record = trainer.step(fraction)
+            with whole_step():
+                record = trainer.step(fraction)
             after = budget.fraction(trainer.seconds, trainer.tokens)
             if after < 1 and int(after * _EVALUATIONS) > int(fraction * _EVALUATIONS):
                 trainer.evaluate(held_out)
@@ -211,6 +219,8 @@ def train(
             if checkpoint and time.monotonic() - saved > _CHECKPOINT_SECONDS:
                 checkpoint()
                 saved = time.monotonic()
+        if checkpoint:
+            checkpoint()
     except KeyboardInterrupt:
         if checkpoint:
             checkpoint()
@@ -227,9 +237,6 @@ def _write(
         target = Rows(draft.path / rows_file(layer), "r+")
         target.put(ids, rows.rows.take(ids))
         target.flush()
-    for leftover in draft.path.glob("occurrences-*.safetensors"):
-        leftover.unlink()
-    shutil.rmtree(draft.path / DIRECTORY, ignore_errors=True)
     save_weights(trainer.host, draft.path)
     draft.table(LAYOUT_FILE, layout.to_arrow())
     draft.table("training.arrow", pa.Table.from_pylist([vars(record) for record in trainer.log], schema.TRAINING))

@@ -3,14 +3,19 @@
 Rows as they were initialised stay in their files; a checkpoint holds the host, the optimizer's moments, and the rows that were
 changed since, so its size follows the work and not the table. It is written beside the last one and then takes its place:
 
-    .NAME.partial/checkpoint/ state.json  host.safetensors  rows-LL.safetensors
+    .NAME.partial/scratch/checkpoint/ state.json  host.safetensors  rows-LL.safetensors
 """
 
 import json
 import os
 import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -21,17 +26,17 @@ from engram_cli.model.train import StepRecord, Trainer
 from engram_cli.store.tensors import map_tensor, read_tensor_specs, write_tensors
 from engram_cli.table.rows import rows_file
 
-DIRECTORY = "checkpoint"
+_DIRECTORY = "checkpoint"
 _STATE, _HOST = "state.json", "host.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def save_checkpoint(partial: Path, trainer: Trainer, fingerprint: str) -> None:
-    """Write the trainer's state into `partial`; `fingerprint` says what run it belongs to. Raises OSError where the disk is full,
+def save_checkpoint(scratch: Path, trainer: Trainer, fingerprint: str) -> None:
+    """Write the trainer's state into `scratch`; `fingerprint` says what run it belongs to. Raises OSError where the disk is full,
     with the last checkpoint intact."""
-    new, current = partial / f"{DIRECTORY}.new", partial / DIRECTORY
+    new, current, old = (scratch / f"{_DIRECTORY}{end}" for end in (".new", "", ".old"))
     shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
+    new.mkdir(parents=True)
     try:
         write_tensors(new / _HOST, _host_tensors(trainer))
         for layer, rows in trainer.rows.items():
@@ -56,39 +61,72 @@ def save_checkpoint(partial: Path, trainer: Trainer, fingerprint: str) -> None:
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
-    old = partial / f"{DIRECTORY}.old"
     if current.exists():
+        shutil.rmtree(old, ignore_errors=True)  # there only after a kill
         os.rename(current, old)
     os.rename(new, current)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def find_checkpoint(partial: Path) -> Path | None:
-    """The last whole checkpoint in `partial`, or None. A kill between two renames leaves it under its other name."""
-    for name in (DIRECTORY, f"{DIRECTORY}.old"):
-        if (partial / name / _STATE).is_file():
-            return partial / name
+def find_checkpoint(scratch: Path) -> Path | None:
+    """The last whole checkpoint in `scratch`, or None. A kill between two renames leaves it under its other name."""
+    for name in (_DIRECTORY, f"{_DIRECTORY}.old"):
+        if (scratch / name / _STATE).is_file():
+            return scratch / name
     return None
 
 
-def load_checkpoint(path: Path, trainer: Trainer, fingerprint: str) -> None:
-    """Put the trainer where the checkpoint at `path` was. Raises ArtifactError where it belongs to another run or is damaged."""
+@contextmanager
+def whole_step() -> Iterator[None]:
+    """Let Ctrl-C (and a handled SIGTERM) wait until the block is done: going on from half a step would take that half twice."""
+    waiting: list[tuple[int, FrameType | None]] = []
+    handlers: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda number, frame: waiting.append((number, frame)))
     try:
-        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-        if state["fingerprint"] != fingerprint:
-            raise ArtifactError(
-                f"--resume continues the same run, but the checkpoint in {path.parent} was made from other n-grams, another recipe "
-                "or other options; give those again, or start anew with --force"
-            )
-        _load_host(path / _HOST, trainer)
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number, frame in waiting[:1]:
+            handlers[number](number, frame)
+
+
+def read_state(path: Path, fingerprint: str) -> dict[str, Any]:
+    """How far the checkpoint at `path` is. Raises ArtifactError where it belongs to another run or is damaged."""
+    try:
+        state: dict[str, Any] = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        found = state["fingerprint"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise _damaged(path, error) from None
+    if found != fingerprint:
+        raise ArtifactError(
+            f"--resume continues the same run, but the checkpoint {path} was made from other n-grams, another recipe or another "
+            "budget; give those again, or start anew with --force"
+        )
+    return state
+
+
+def load_checkpoint(path: Path, trainer: Trainer, fingerprint: str) -> None:
+    """Put the trainer where the checkpoint at `path` was. Raises ArtifactError as `read_state` does."""
+    state = read_state(path, fingerprint)
+    try:
+        _load_host(path / _HOST, trainer, state["step"])
         for layer, rows in trainer.rows.items():
             tensors = _read(path / rows_file(layer))
             rows.rows.put(tensors["ids"], tensors["rows"])
             rows.squares_R[tensors["ids"]] = tensors["squares"]
         trainer.step_number, trainer.seconds = state["step"], state["seconds"]
         trainer.log = [StepRecord(**record) for record in state["log"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"the checkpoint {path} is damaged ({error}); start anew with --force") from None
+    except (ArtifactError, OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(f"the checkpoint {path} is damaged ({type(error).__name__}: {error}); start anew with --force")
 
 
 def _host_tensors(trainer: Trainer) -> dict[str, tuple[str, Any]]:
@@ -102,9 +140,9 @@ def _host_tensors(trainer: Trainer) -> dict[str, tuple[str, Any]]:
     return tensors
 
 
-def _load_host(path: Path, trainer: Trainer) -> None:
+def _load_host(path: Path, trainer: Trainer, steps: int) -> None:
     tensors = _read(path)
-    step = torch.tensor(float(json.loads((path.parent / _STATE).read_text(encoding="utf-8"))["step"]))
+    step = torch.tensor(float(steps))
     with torch.no_grad():
         for name, parameter in trainer.host.named_parameters():
             parameter.copy_(torch.from_numpy(tensors[name]))

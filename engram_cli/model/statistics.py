@@ -36,8 +36,9 @@ VALUE_GAIN = 1.0
 
 @dataclass(frozen=True)
 class TokenVectors:
-    """vectors_VC: for each token what it adds to the rows of a gram it follows, f32, unit variance per number over the corpus;
-    to_width_DC: from there to the host's coordinates (the strongest directions first), orthonormal rows as far as C reaches."""
+    """vectors_VC: for each token what it adds to the rows of a gram it follows, f32, of mean 0 over the corpus;
+    to_width_DC: from there to the host's coordinates (the strongest directions first, each of unit variance over the corpus),
+    orthonormal rows as far as C reaches."""
 
     vectors_VC: Tensor
     to_width_DC: Tensor
@@ -54,7 +55,7 @@ def token_vectors(tokens_T: npt.NDArray[np.integer], vocab: int, size: int, widt
     principal_VC = principal_VC * torch.where(variance_C > 1e-12, variance_C.rsqrt(), 0.0)
     principal_VC = torch.nn.functional.pad(principal_VC, (0, size - principal_VC.shape[1]))
     turn_CC = torch.linalg.qr(torch.randn(size, size, generator=generator))[0]
-    return TokenVectors(principal_VC @ turn_CC, torch.eye(width, size) @ turn_CC.T)
+    return TokenVectors(principal_VC @ turn_CC, torch.eye(width, size) @ turn_CC)
 
 
 def _mutual_information(tokens_T: npt.NDArray[np.integer], vocab: int) -> tuple[Tensor, Tensor]:
@@ -110,7 +111,7 @@ def _fill_head(
     shorter = [layer.heads_of(other).start + place for other in layer.orders if other < order]
     slice_VE = vectors.vectors_VC[:, place * rows.dim : (place + 1) * rows.dim].contiguous()
     sums_RE = torch.zeros(layer.primes_H[head], rows.dim)
-    counts_R = torch.zeros(layer.primes_H[head])
+    counts_R = torch.zeros(layer.primes_H[head], dtype=torch.float64)  # f32 stops counting at 2^24
     tokens_T = source.stream.tokens_T
     for begin in range(0, len(tokens_T) - 1, _CHUNK):
         end = min(begin + _CHUNK, len(tokens_T) - 1)
@@ -120,10 +121,10 @@ def _fill_head(
             values_TE -= torch.from_numpy(rows.take(layer.row_ids(windows_TN, slice(column, column + 1))[:, 0]))
         bucket_T = torch.from_numpy(layer.row_ids(windows_TN, slice(head, head + 1))[:, 0] - layer.offsets_H[head])
         sums_RE.index_add_(0, bucket_T, values_TE)
-        counts_R.index_add_(0, bucket_T, torch.ones(end - begin))
+        counts_R.index_add_(0, bucket_T, torch.ones(end - begin, dtype=torch.float64))
     held = slice(layer.offsets_H[head], layer.offsets_H[head] + layer.primes_H[head])
     occurrences_R[held] = counts_R.numpy()
-    rows.put_range(held.start, (sums_RE / (counts_R[:, None] + 1)).numpy())
+    rows.put_range(held.start, (sums_RE / (counts_R[:, None] + 1)).float().numpy())
 
 
 def leave_one_out(

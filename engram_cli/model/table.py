@@ -22,6 +22,7 @@ from engram_cli.errors import ArtifactError, DeviceError
 from engram_cli.model.host import Host
 from engram_cli.model.memory import Memory
 from engram_cli.recipe import Recipe, parse_recipe
+from engram_cli.store import schema
 from engram_cli.store.artifact import Artifact, open_artifact
 from engram_cli.store.tensors import write_tensors
 from engram_cli.table.layout import Layout
@@ -109,8 +110,8 @@ def open_table(path: str | Path, device: str = "auto") -> Table:
     """
     artifact = open_artifact(path, "table")
     recipe = parse_recipe(artifact.manifest.recipe, f"the recipe in {artifact.path}")
-    layout = Layout.from_arrow(artifact.table(LAYOUT_FILE))
-    canonical_V = artifact.table("token_map.arrow")["canonical"].to_numpy()
+    layout = Layout.from_arrow(artifact.table(LAYOUT_FILE, schema.LAYOUT))
+    canonical_V = artifact.table("token_map.arrow", schema.TOKEN_MAP)["canonical"].to_numpy()
     host = make_host(recipe, len(canonical_V), layout)
     load_weights(host, artifact)
     rows = {layer.layer: _open_rows(artifact, layer.layer, layer.rows, recipe.rows.dim) for layer in layout.layers}

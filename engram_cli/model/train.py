@@ -9,7 +9,7 @@ Shapes: B stretches, T tokens, H heads, E numbers per row, M = H * E, U distinct
 import ctypes
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +22,9 @@ from engram_cli.errors import TrainingError
 from engram_cli.model.data import Batch, Batches, HeldOut
 from engram_cli.model.host import Host
 from engram_cli.model.statistics import TokenVectors, leave_one_out
+from engram_cli.model.table import look_up
 from engram_cli.recipe import TrainingRecipe
-from engram_cli.table.layout import LayerLayout
+from engram_cli.table.layout import LayerLayout, Layout
 from engram_cli.table.rows import Rows
 
 _WARM_UP = 20  # steps until the learning rate is reached
@@ -139,7 +140,7 @@ class Trainer:
     def step(self, fraction: float) -> StepRecord:
         """Train on the next batch; `fraction` of the budget used up sets the learning rate.
 
-        Raises TrainingError where the loss is not finite; the host is then as before the step.
+        Raises TrainingError where the loss or its gradient is not finite; host and rows are then as before the step.
         """
         started = time.perf_counter()
         batch = self.batches[self.step_number]
@@ -149,11 +150,7 @@ class Trainer:
             item.leaf_UE.requires_grad_(trains_rows)
         loss = self._loss(batch, gathered)
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss must stay finite, but it is {value} at step {self.step_number}; lower training.learning_rate, and go on "
-                "from the last checkpoint with --resume"
-            )
+        self._must_be_finite("loss", value)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._update(gathered if trains_rows else {}, self._rate(fraction))
@@ -175,7 +172,9 @@ class Trainer:
         parameters = [p for p in self.host.parameters() if p.grad is not None]
         leaves = [item.leaf_UE for item in gathered.values()]
         norms = [t.grad.norm() for t in (*parameters, *leaves) if t.grad is not None]
-        scale = min(1.0, _CLIP / (float(torch.stack(norms).norm()) + _EPSILON))
+        norm = float(torch.stack(norms).norm())
+        self._must_be_finite("gradient", norm)
+        scale = min(1.0, _CLIP / (norm + _EPSILON))
         for parameter in parameters:
             assert parameter.grad is not None
             parameter.grad.mul_(scale)
@@ -184,6 +183,13 @@ class Trainer:
         self.optimizer.step()
         for layer, item in gathered.items():
             self.rows[layer].update(item, self.recipe.row_learning_rate * rate, scale)
+
+    def _must_be_finite(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the {name} must stay finite, but it is {value} at step {self.step_number}; lower training.learning_rate, and "
+                "start anew with --force"
+            )
 
     def _rate(self, fraction: float) -> float:
         """The share of the learning rates in force: linear warm-up, then linear decay to a tenth."""
@@ -198,24 +204,16 @@ class Trainer:
 
     def token_losses(self, held_out: HeldOut) -> npt.NDArray[np.float64]:
         """Loss of every target of `held_out`, nats, f64 [S * T], computed in f32."""
-        return token_losses(self.host, {layer: rows.rows for layer, rows in self.rows.items()}, self.layouts, held_out)
-
-    @property
-    def layouts(self) -> Sequence[LayerLayout]:
-        return [rows.layout for rows in self.rows.values()]
+        layout = Layout(tuple(rows.layout for rows in self.rows.values()))
+        return token_losses(self.host, {layer: rows.rows for layer, rows in self.rows.items()}, layout, held_out)
 
 
 @torch.no_grad()
-def token_losses(
-    host: Host, rows: Mapping[int, Rows], layouts: Sequence[LayerLayout], held_out: HeldOut
-) -> npt.NDArray[np.float64]:
+def token_losses(host: Host, rows: Mapping[int, Rows], layout: Layout, held_out: HeldOut) -> npt.NDArray[np.float64]:
     """Loss of every target of `held_out` under `host` with the memories in `rows`, nats, f64 [S * T], computed in f32."""
     losses = []
     for batch in held_out.batches():
-        memory = {
-            layout.layer: torch.from_numpy(rows[layout.layer].take(layout.row_ids(batch.windows_BTN))).flatten(-2).to(host.device)
-            for layout in layouts
-        }
+        memory = look_up(layout, rows, batch.windows_BTN, host.device)
         logits_BTV = host(torch.from_numpy(batch.tokens_BT).to(host.device), memory)
         targets = torch.from_numpy(batch.targets_BT).to(host.device).flatten()
         losses.append(F.cross_entropy(logits_BTV.flatten(0, 1), targets, reduction="none").double().cpu().numpy())

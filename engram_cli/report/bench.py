@@ -77,6 +77,7 @@ def bench(
     Raises RecipeError for an arm that does not exist, TrainingError where preparation alone uses up the budget or there is too
     little text, ResourceError where the rows do not fit.
     """
+    computing = pick_device(device)
     layout = plan_layout(recipe.hash, ngrams.canonical_vocab, ngrams.canonical_pad)
     wide = widen(recipe, ngrams.vocab, layout)
     chosen, left_out = _choose(arms, recipe, wide, ngrams.vocab, layout)
@@ -88,7 +89,7 @@ def bench(
         context = recipe.host.context
         curve_text, final_text = (HeldOut(held_out, context, tokens) for tokens in (_CURVE_TOKENS, _FINAL_TOKENS))
         counted, counts_T = _count(ngrams, final_text)
-        setting = _Setting(ngrams, recipe, budget, layout, pick_device(device), Path(directory), curve_text, final_text, counts_T)
+        setting = _Setting(ngrams, recipe, budget, layout, computing, Path(directory), curve_text, final_text, counts_T)
         runs = [counted] if "counts" in chosen else []
         for arm in (arm for arm in chosen if arm != "counts"):
             for seed in range(recipe.training.seed, recipe.training.seed + seeds):
@@ -224,8 +225,8 @@ def _costs(setting: _Setting, start: Start, trainer: Trainer, recipe: Recipe) ->
     rows = {layer: item.rows for layer, item in trainer.rows.items()}
     ngrams = setting.ngrams
     unsaved = _Unsaved(trainer.host.eval(), layout or setting.layout, rows, ngrams.canonical_V, ngrams.canonical_pad, ngrams.end)
-    prompt = setting.final_text.source.stream.tokens_T[:_PROMPT].tolist()
-    decoded = min(_DECODED, recipe.host.context - len(prompt) - 1)
+    prompt = setting.final_text.source.stream.tokens_T[: min(_PROMPT, recipe.host.context // 2)].tolist()
+    decoded = min(_DECODED, recipe.host.context - len(prompt))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as serve-local does: a token at a time leaves nothing for a second thread
     speeds = {memory: decode_speed(unsaved, prompt, decoded, memory) for memory in ((True, False) if layout else (False,))}
@@ -242,7 +243,10 @@ def _costs(setting: _Setting, start: Start, trainer: Trainer, recipe: Recipe) ->
 
 def _report(setting: _Setting, runs: Sequence[Run], left_out: str) -> Report:
     final, budget = setting.final_text, setting.budget
+    tables = bench_tables(runs, bits_per_nat=final.tokens_per_byte / math.log(2))
+    losses = {f"loss of {row['arm']}": Measure(row["loss"], "nats") for row in tables["losses"].to_pylist()}
     facts: dict[str, Scalar | Measure] = {
+        **losses,
         "training tokens": Measure(len(setting.ngrams.stream(held_out=False).tokens_T), "tokens"),
         "held-out tokens measured": Measure(len(final.stretches_S) * final.context, "tokens"),
         "budget of a run": Measure(budget.seconds or budget.tokens, "seconds" if budget.seconds else "tokens"),
@@ -253,5 +257,4 @@ def _report(setting: _Setting, runs: Sequence[Run], left_out: str) -> Report:
         "threads": torch.get_num_threads(),
     }
     title = f"Bench of {setting.recipe.name} on {setting.ngrams.artifact.path.name}"
-    tables = bench_tables(runs, bits_per_nat=final.tokens_per_byte / math.log(2))
     return Report("bench", title, facts, tables, [*verdicts(runs), *([left_out] if left_out else [])])

@@ -98,16 +98,19 @@ def _loss_record(arm: str, runs: Sequence[Run], bits: float, equal_tokens: int) 
         "spread": max(losses) - min(losses) if len(runs) > 1 else None,
         "bits_per_byte": loss * bits,
         "loss_mixed_with_counts": None if arm == "counts" else _mean(runs, "mixed"),
-        "loss_at_equal_tokens": None if arm == "counts" else statistics.fmean(_at_tokens(run, equal_tokens) for run in runs),
+        "loss_at_equal_tokens": None if arm == "counts" else _at_tokens(runs, equal_tokens),
         "tokens": round(_mean(runs, "tokens")),
         "seconds": _mean(runs, "seconds"),
         "preparation": _mean(runs, "preparation"),
     }
 
 
-def _at_tokens(run: Run, tokens: int) -> float:
-    """The loss on the curve's text at so many tokens, between the two nearest evaluations."""
-    return float(np.interp(tokens, [point[0] for point in run.curve], [point[2] for point in run.curve]))
+def _at_tokens(runs: Sequence[Run], tokens: int) -> float | None:
+    """The mean loss on the curve's text at so many tokens, between the two nearest evaluations; None where that is before the first
+    evaluation of a run."""
+    if any(tokens < run.curve[0][0] for run in runs):
+        return None
+    return statistics.fmean(np.interp(tokens, [p[0] for p in run.curve], [p[2] for p in run.curve]) for run in runs)
 
 
 def _cost_record(arm: str, runs: Sequence[Run]) -> dict[str, Any]:

@@ -1,17 +1,12 @@
-"""Collisions: which counted grams share buckets, against what random hashing predicts.
+"""Collisions: which counted grams share buckets, against what random hashing predicts (the formulas are in buckets.py).
 
-In a head of m rows, random hashing of n distinct grams occupies a bucket with probability 1 - (1 - 1/m)^n, and makes a gram share
-its bucket with probability 1 - (1 - 1/m)^(n - 1). Both saturate: with more grams than rows nearly everything shares. So the
-measure to look at is *purity*: the share of what a row is read for that belongs to its top gram, averaged over occurrences.
-
-One head at a time, in blocks of grams: 8 bytes a gram and 20 bytes a row of the largest head, whatever else the table holds;
-about 30 ns per gram and head where rows outgrow the cache.
+One head at a time, in blocks of grams: 16 bytes a gram and 20 bytes a row of the largest head, whatever else the table holds; about
+30 ns per gram and head where rows outgrow the cache.
 Shapes: G grams of one order, R rows (buckets) of one head, N the order, newest id first.
 """
 
 import itertools
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,16 +18,14 @@ from engram_cli.corpus.artifact import NGrams
 from engram_cli.corpus.ngrams import Grams
 from engram_cli.errors import ArtifactError, RecipeError
 from engram_cli.progress import SILENT, ProgressLike
+from engram_cli.report.buckets import Buckets, blocks, count_histogram, fill_buckets, full_collisions, head_record
 from engram_cli.report.report import Measure, Report, column, table
 from engram_cli.store.resources import need_memory
 from engram_cli.table.hashing import mixes
 from engram_cli.table.layout import LayerLayout, Layout
 
-_BLOCK = 1 << 18  # grams at a time
 _BYTES_PER_GRAM, _BYTES_PER_ROW = 8 + 8, 4 + 8 + 8  # the mix, and a copy of it to sort; the arrays of `Buckets`
 _NAMED = 3  # grams of a bucket that are written out
-_ALL_MIXES = 2**63
-Histogram = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 HEADS = [
     column("layer", pa.int32()),
@@ -71,96 +64,6 @@ WORST = [
     column("not_the_top_gram", pa.int64(), "tokens"),
     column("top_grams", pa.string(), "text"),
 ]
-
-
-@dataclass(frozen=True)
-class Buckets:
-    """What fell into the buckets of one head.
-
-    grams_R: distinct grams, u32; occurrences_R: of all of them, u64; top_R: of the most frequent of them, u64.
-    """
-
-    grams_R: npt.NDArray[np.uint32]
-    occurrences_R: npt.NDArray[np.uint64]
-    top_R: npt.NDArray[np.uint64]
-
-    @property
-    def foreign_R(self) -> npt.NDArray[np.uint64]:
-        """Occurrences that do not belong to the bucket's top gram."""
-        return self.occurrences_R - self.top_R
-
-
-def fill_buckets(mix_G: npt.NDArray[np.int64], counts_G: npt.NDArray[np.uint64], prime: int) -> Buckets:
-    """Put every gram into bucket mix mod prime. Integers throughout, so the result is exact."""
-    buckets = Buckets(np.zeros(prime, np.uint32), np.zeros(prime, np.uint64), np.zeros(prime, np.uint64))
-    for block in _blocks(len(mix_G)):
-        bucket_G = mix_G[block] % prime
-        counts = np.asarray(counts_G[block])
-        np.add.at(buckets.grams_R, bucket_G, np.uint32(1))
-        np.add.at(buckets.occurrences_R, bucket_G, counts)
-        np.maximum.at(buckets.top_R, bucket_G, counts)
-    return buckets
-
-
-def sharing_expected(grams: int, rows: int) -> float:
-    """Chance that random hashing puts another of `grams` into a gram's bucket: 1 - (1 - 1/rows)^(grams - 1)."""
-    return -math.expm1((grams - 1) * math.log1p(-1 / rows)) if grams else 0.0
-
-
-def occupied_expected(grams: int, rows: int) -> float:
-    """Share of buckets that random hashing occupies: 1 - (1 - 1/rows)^grams."""
-    return -math.expm1(grams * math.log1p(-1 / rows))
-
-
-def count_histogram(counts_G: npt.NDArray[np.uint64]) -> Histogram:
-    """(counts, most frequent first; how many grams have each): all that `purity_expected` needs to know of the grams."""
-    values, grams = np.unique(counts_G, return_counts=True)
-    return values[::-1].astype(np.float64), grams[::-1].astype(np.float64)
-
-
-def purity_expected(histogram: Histogram, rows: int) -> float:
-    """Purity under random hashing. A gram is its bucket's top if no more frequent one is there: (1 - 1/rows)^(its rank)."""
-    values, grams = histogram
-    if not len(values):
-        return 1.0
-    more_frequent = np.cumsum(grams) - grams
-    log = math.log1p(-1 / rows)
-    on_top = np.exp(more_frequent * log) * -np.expm1(grams * log) * rows  # summed over the grams of one count
-    return float((values * on_top).sum() / (values * grams).sum())
-
-
-def head_record(buckets: Buckets, histogram: Histogram) -> dict[str, Any]:
-    """The measures of one head, a record of HEADS but for its place in the layout."""
-    rows, grams = len(buckets.grams_R), int(histogram[1].sum())
-    shared_R = buckets.grams_R > 1
-    occurrences = int(buckets.occurrences_R.sum())
-    return {
-        "rows": rows,
-        "grams": grams,
-        "load": grams / rows,
-        "occupied": np.count_nonzero(buckets.grams_R) / rows,
-        "occupied_expected": occupied_expected(grams, rows),
-        "grams_sharing": int(buckets.grams_R[shared_R].sum(dtype=np.int64)) / max(1, grams),
-        "occurrences_sharing": int(buckets.occurrences_R[shared_R].sum()) / max(1, occurrences),
-        "sharing_expected": sharing_expected(grams, rows),
-        "purity": int(buckets.top_R.sum()) / occurrences if occurrences else 1.0,
-        "purity_expected": purity_expected(histogram, rows),
-    }
-
-
-def full_collisions(mix_G: npt.NDArray[np.int64], primes: Sequence[int]) -> tuple[int, float]:
-    """Grams that share the buckets of all heads with another gram: (found, expected under random hashing).
-
-    Two mixes agree modulo every prime just where they agree modulo the least common multiple, and if that is 2^63 or more, just
-    where they are equal: one sort answers for all heads.
-    """
-    together = math.lcm(*primes)
-    key_G = np.sort(mix_G % together if together < _ALL_MIXES else mix_G)
-    same_G = key_G[1:] == key_G[:-1]
-    with_neighbour = np.zeros(len(key_G), bool)
-    with_neighbour[1:] |= same_G
-    with_neighbour[:-1] |= same_G
-    return int(np.count_nonzero(with_neighbour)), len(mix_G) * sharing_expected(len(mix_G), together)
 
 
 def collisions(
@@ -224,7 +127,7 @@ def _collide(ngrams: NGrams, layer: LayerLayout, order: int, worst: int, progres
         place = {"layer": layer.layer, "order": order, "head": head}
         buckets = fill_buckets(mix_G, counts_G, prime)
         heads.append(place | head_record(buckets, histogram))
-        for block in _blocks(len(mix_G)):
+        for block in blocks(len(mix_G)):
             sharing_G[block] &= buckets.grams_R[mix_G[block] % prime] > 1
         candidates += [place | record for record in _worst_buckets(buckets, worst)]
         progress.advance((head + 1) * len(mix_G), len(primes) * len(mix_G), "grams")
@@ -249,11 +152,17 @@ def _collide(ngrams: NGrams, layer: LayerLayout, order: int, worst: int, progres
 
 
 def _mixes(ngrams: NGrams, grams_G: Grams, layer: LayerLayout, order: int) -> npt.NDArray[np.int64]:
-    """The mix that all heads of the order share: int64 [G]."""
+    """The mix that all heads of the order share: int64 [G]. Raises ArtifactError for ids that the token map does not have."""
     multipliers_N1 = layer.multipliers_NH[:order, layer.heads_of(order)][:, :1]
     mix_G = np.empty(len(grams_G), np.int64)
-    for block in _blocks(len(grams_G)):
-        mix_G[block] = mixes(ngrams.unpack(grams_G[block], order), multipliers_N1)[:, 0]
+    for block in blocks(len(grams_G)):
+        windows_GN = ngrams.unpack(grams_G[block], order)
+        if windows_GN.max(initial=0) >= ngrams.canonical_vocab:
+            raise ArtifactError(
+                f"canonical ids end at {ngrams.canonical_vocab - 1}, but the {order}-grams of {ngrams.artifact.path} have "
+                f"{windows_GN.max()}: the counts are damaged; run engram extract again"
+            )
+        mix_G[block] = mixes(windows_GN, multipliers_N1)[:, 0]
     return mix_G
 
 
@@ -282,7 +191,7 @@ def _worst(candidates: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
 def _name_grams(ngrams: NGrams, order: int, mix_G: npt.NDArray[np.int64], prime: int, bucket: int) -> str:
     """`of the` 1,234 + `in a` 56 + 7 more"""
     grams_G, counts_G = ngrams.counts(order)
-    inside = np.concatenate([block.start + np.flatnonzero(mix_G[block] % prime == bucket) for block in _blocks(len(mix_G))])
+    inside = np.concatenate([block.start + np.flatnonzero(mix_G[block] % prime == bucket) for block in blocks(len(mix_G))])
     inside = inside[np.argsort(counts_G[inside], kind="stable")[::-1]]
     windows_GN = ngrams.unpack(grams_G[inside[:_NAMED]], order)
     named = [
@@ -344,11 +253,6 @@ def _check_memory(ngrams: NGrams, chosen: Sequence[LayerLayout]) -> None:
     rows = max(max(layer.primes_H) for layer in chosen)
     needed = grams * _BYTES_PER_GRAM + rows * _BYTES_PER_ROW
     need_memory(needed, f"a head of {rows:,} rows and {grams:,} grams", "give a smaller `hash.size`, or count fewer grams")
-
-
-def _blocks(count: int) -> Iterator[slice]:
-    """Slices of at most _BLOCK that cover 0 .. count; one empty slice where there is nothing."""
-    return (slice(first, min(first + _BLOCK, count)) for first in range(0, max(1, count), _BLOCK))
 
 
 def _words(numbers: Sequence[int]) -> str:

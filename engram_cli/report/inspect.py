@@ -15,6 +15,7 @@ from engram_cli.corpus.artifact import NGrams
 from engram_cli.errors import ArtifactError
 from engram_cli.report.ngrams_summary import summarise
 from engram_cli.report.report import Measure, Report, Scalar, column, read_report, table
+from engram_cli.store import schema
 from engram_cli.store.artifact import Artifact
 from engram_cli.table.layout import Layout
 from engram_cli.table.rows import rows_file
@@ -71,7 +72,10 @@ def inspect(artifact: Artifact) -> Report:
     files = [{"file": name, "bytes": r.bytes, "xxh3_128": r.xxh3_128} for name, r in artifact.manifest.files.items()]
     tables = {"files": table(FILES, files, title="Files")}
     if kind == "ngrams":
-        found = summarise(NGrams(artifact))
+        try:
+            found = summarise(NGrams(artifact))
+        except KeyError as error:
+            raise ArtifactError(f"the manifest of {artifact.path} lacks the figure {error}; make the artifact again") from None
         facts = {**dict(_origin(artifact)), **found.facts}
         return Report("inspect", title, facts, {**found.tables, **tables}, found.notes)
     facts = {**dict(_origin(artifact)), **dict(_facts(artifact))}
@@ -121,7 +125,7 @@ def _settings(artifact: Artifact) -> list[dict[str, str]]:
 
 def _table_parts(artifact: Artifact) -> dict[str, pa.Table]:
     """The tables that only a table artifact has: layers, orders, weights, training."""
-    layout = Layout.from_arrow(artifact.table("layout.arrow"))
+    layout = Layout.from_arrow(artifact.table("layout.arrow", schema.LAYOUT))
     layers, orders = [], []
     for layer in layout.layers:
         name = rows_file(layer.layer)
@@ -167,7 +171,7 @@ def _weights(artifact: Artifact, name: str) -> dict[str, Any]:
 
 def _training(artifact: Artifact) -> list[dict[str, Any]]:
     """First and last step and the evaluations between them, thinned evenly where there are many."""
-    log = artifact.table("training.arrow").select([field.name for field in TRAINING]).to_pylist()
+    log = artifact.table("training.arrow", schema.TRAINING).select([field.name for field in TRAINING]).to_pylist()
     inner = [record for record in log[1:-1] if record["held_out_loss"] is not None]
     step = max(1, math.ceil(len(inner) / _EVALUATIONS))
     return log if len(log) <= 2 else [log[0], *inner[step - 1 :: step], log[-1]]

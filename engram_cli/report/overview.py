@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from engram_cli.report.report import Measure, Report, Scalar, column, read_report, table
+from engram_cli.report.report import Measure, Report, column, read_report, table
 from engram_cli.store.artifact import KINDS, Artifact, open_artifact
 from engram_cli.store.manifest import FILE_NAME
 
@@ -51,10 +51,10 @@ def overview(folder: Path, artifacts: Sequence[Artifact]) -> Report:
     )
 
 
-def _figures(artifact: Artifact) -> Iterator[tuple[str, Scalar | Measure]]:
-    """A report's own facts, or those of a manifest that FIGURES names."""
+def _figures(artifact: Artifact) -> Iterator[tuple[str, Measure]]:
+    """What a report measured, or the facts of a manifest that FIGURES names."""
     if artifact.manifest.kind == "report":
-        yield from read_report(artifact.path).facts.items()
+        yield from ((label, fact) for label, fact in read_report(artifact.path).facts.items() if isinstance(fact, Measure))
     facts = artifact.manifest.facts
     for key, unit in FIGURES.items():
         if key in facts:

@@ -103,6 +103,8 @@ def _draw_bench(report: Report, directory: Path) -> Path:
     figure, axes = new_figure(1, 2, 10.5, 4.3)
     points = report.tables["curves"].to_pylist()
     arms = list(dict.fromkeys(point["arm"] for point in points))
+    losses = [point["loss"] for point in points]
+    low, high = min(losses), max(np.quantile(losses, 0.9), min(losses) + 0.1)  # the first losses of a run are huge and say nothing
     for axis, key, label in zip(axes[0], ("tokens", "seconds"), ("training tokens", "seconds, preparation included"), strict=True):
         for arm, colour in zip((arm for arm in arms if arm != "counts"), COLOURS, strict=False):
             seeds = sorted({point["seed"] for point in points if point["arm"] == arm})
@@ -115,7 +117,8 @@ def _draw_bench(report: Report, directory: Path) -> Path:
         for point in points:
             if point["arm"] == "counts":
                 axis.axhline(point["loss"], color=EXPECTED, linewidth=1.5, label="counts only")
-        axis.set(xlabel=label, ylabel="held-out loss, nats per token", xlim=(0, None))
+        axis.set(xlabel=label, ylabel="held-out loss, nats per token")
+        axis.set(xlim=(0, None), ylim=(low - 0.15 * (high - low), high + 0.05 * (high - low)))
         axis.xaxis.set_major_formatter(lambda value, position: f"{value:,.0f}")
     axes[0, 0].set_title("On equal tokens")
     axes[0, 1].set_title("On equal wall clock")

@@ -109,5 +109,5 @@ def read_report(path: str | Path) -> Report:
         facts = {label: Measure(**fact) if isinstance(fact, dict) else fact for label, fact in document["facts"].items()}
         tables = {name: artifact.table(f"{name}.arrow") for name in document["tables"]}
         return Report(document["about"], document["title"], facts, tables, tuple(document["notes"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{source} cannot be read as a report ({error}); make the report again") from None

@@ -1,7 +1,8 @@
 """Artifacts: directories that exist whole or not at all, opened by memory map.
 
 Writing goes to a sibling directory `.NAME.partial`, is flushed to disk, gets its manifest last, and is renamed. Opening reads the
-manifest and maps files on demand; nothing is copied into memory.
+manifest and maps files on demand; nothing is copied into memory. Small files are compared with their digests when they are first
+used, large ones only by `engram verify`.
 """
 
 import os
@@ -21,7 +22,7 @@ from engram_cli.store import manifest as manifests
 from engram_cli.store.manifest import FileRecord, Manifest
 from engram_cli.store.tensors import TensorSpec, map_tensor, read_tensor_specs
 
-_WORK = ".work"
+SMALL = 1 << 24  # bytes; digested in a few milliseconds, so that damage is found where it is met and not only by `engram verify`
 KINDS = {"ngrams": "engram extract", "table": "engram build", "report": "engram collisions or engram bench"}
 
 
@@ -37,7 +38,11 @@ class Artifact:
         return self.manifest.digest
 
     def file(self, name: str) -> Path:
-        """Path of one of the artifact's files, which must be there with the size the manifest gives."""
+        """Path of one of the artifact's files.
+
+        Raises ArtifactError where it is missing or has not the size the manifest gives, and for a file that is quickly read (up to
+        SMALL bytes) also where its digest is another.
+        """
         record = self.manifest.files.get(name)
         path = self.path / name
         if record is None:
@@ -46,17 +51,31 @@ class Artifact:
         if size != record.bytes:
             found = "is missing" if size is None else f"has {size} bytes"
             raise ArtifactError(f"{path} must have {record.bytes} bytes but {found}: the artifact is damaged; make it again")
+        if size <= SMALL and name not in self._sound:
+            if manifests.file_digest(path) != record.xxh3_128:
+                raise ArtifactError(f"{path} is not as it was written: a byte of it has changed; make the artifact again")
+            self._sound.add(name)
         return path
 
-    def table(self, name: str) -> pa.Table:
-        """Arrow file `name`, memory-mapped. Raises ArtifactError where it is missing, cut short, or not Arrow."""
+    @cached_property
+    def _sound(self) -> set[str]:
+        """Files whose digests were found to be right."""
+        return set()
+
+    def table(self, name: str, schema: pa.Schema | None = None) -> pa.Table:
+        """Arrow file `name`, memory-mapped.
+
+        Raises ArtifactError where it is missing, cut short, not Arrow, or lacks columns of `schema`.
+        """
         path = self.file(name)
         try:
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
             table.validate(full=True)  # offsets of texts and the like: numbers are not read
-            return table
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise ArtifactError(f"{path} cannot be read as Arrow ({error}); make the artifact again") from None
+        if schema is not None and not table.schema.equals(schema):
+            raise ArtifactError(f"{path} must have the columns {_columns(schema)}, but has {_columns(table.schema)}; make it again")
+        return table
 
     def tensors(self, name: str) -> dict[str, TensorSpec]:
         return read_tensor_specs(self.file(name))
@@ -67,6 +86,10 @@ class Artifact:
         if tensor not in specs:
             raise ArtifactError(f"{self.path / name} has no tensor {tensor}, only {', '.join(specs) or 'none'}; make it again")
         return map_tensor(self.path / name, specs[tensor], mode)
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema) or "none"
 
 
 def open_artifact(path: str | Path, kind: str | None = None) -> Artifact:
@@ -85,18 +108,14 @@ def open_artifact(path: str | Path, kind: str | None = None) -> Artifact:
 
 
 class Draft:
-    """An artifact being written: `path` is its directory until it is finished."""
+    """An artifact being written: `path` is its directory until it is finished. What lies in `scratch` is only for the work: it is
+    there until the last moment, and no part of the artifact."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.scratch = path, scratch_path(path)
         self.recipe = ""
         self.inputs: dict[str, str] = {}
         self.facts: dict[str, Any] = {}
-
-    @property
-    def work(self) -> Path:
-        """A folder for what is needed while the artifact is made and is no part of it; whoever uses it makes it."""
-        return self.path / _WORK
 
     def table(self, name: str, table: pa.Table) -> None:
         """Write `table` as the uncompressed Arrow file `name`."""
@@ -113,6 +132,11 @@ class Draft:
 def partial_path(out: Path) -> Path:
     """The sibling directory in which the artifact `out` is written before it is renamed."""
     return out.parent / f".{out.name}.partial"
+
+
+def scratch_path(partial: Path) -> Path:
+    """Where in a partial directory lies what is only for the work."""
+    return partial / "scratch"
 
 
 def check_out(out: Path, force: bool) -> None:
@@ -146,6 +170,7 @@ def write_artifact(out: str | Path, kind: str, *, force: bool = False, keep_part
     try:
         yield draft
         _finish(draft, kind)
+        shutil.rmtree(draft.scratch, ignore_errors=True)
         _replace(draft.path, final)
     except OSError as error:
         raise ArtifactError(
@@ -158,15 +183,13 @@ def write_artifact(out: str | Path, kind: str, *, force: bool = False, keep_part
 
 def _finish(draft: Draft, kind: str) -> None:
     files = {}
-    for path in sorted(p for p in draft.path.rglob("*") if p.is_file() and p.name != manifests.FILE_NAME):
-        if draft.work in path.parents:
-            continue
+    written = (p for p in draft.path.rglob("*") if p.is_file() and p.name != manifests.FILE_NAME)
+    for path in sorted(p for p in written if draft.scratch not in p.parents):
         files[path.relative_to(draft.path).as_posix()] = FileRecord(path.stat().st_size, manifests.file_digest(path))
         _flush(path)
     manifest = Manifest(kind=kind, tool=__version__, recipe=draft.recipe, inputs=draft.inputs, facts=draft.facts, files=files)
     (draft.path / manifests.FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     _flush(draft.path / manifests.FILE_NAME)
-    shutil.rmtree(draft.work, ignore_errors=True)
     _flush(draft.path)
 
 

@@ -1,4 +1,4 @@
-"""`manifest.json`: what an artifact is, what it was made from, and the digest of every file in it.
+"""`manifest.json`: what an artifact is, what it was made from, and the digest of every file in it, its own included.
 
 The manifest is written last, so a directory without one is an artifact that was never finished. It holds no clock time and no
 path of the machine: the same inputs give the same bytes.
@@ -58,7 +58,14 @@ class Manifest:
         return sum(record.bytes for record in self.files.values())
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        """The bytes of `manifest.json`; its last key is the xxh3_128 (hex) of the text without that key."""
+        document = asdict(self)
+        document["xxh3_128"] = xxhash.xxh3_128_hexdigest(_dump(document).encode())
+        return _dump(document) + "\n"
+
+
+def _dump(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False)
 
 
 def file_digest(path: Path, read: Callable[[int], object] | None = None) -> str:
@@ -75,15 +82,16 @@ def file_digest(path: Path, read: Callable[[int], object] | None = None) -> str:
 def read_manifest(directory: Path) -> Manifest:
     """Read and check `directory/manifest.json`.
 
-    Raises ArtifactError when there is no such directory, no manifest in it, when the manifest is not one, or when its format
-    is newer than this tool.
+    Raises ArtifactError when there is no such directory, no manifest in it, when the manifest is not one, when a byte of it is not
+    what was written, or when its format is newer than this tool.
     """
     if not directory.is_dir():
         found = "a file lies there" if directory.exists() else "nothing is there"
         raise ArtifactError(f"an artifact is a directory, but {found}: {directory}; name the --out of an engram command")
     path = directory / FILE_NAME
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes().decode()  # not read_text: it would hide a line feed that became a carriage return
+        document = json.loads(text)
     except FileNotFoundError:
         raise ArtifactError(
             f"an artifact holds {FILE_NAME}, but {directory} has none: the command that was writing it did not finish, or it is "
@@ -91,7 +99,10 @@ def read_manifest(directory: Path) -> Manifest:
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read as a manifest ({error}); make the artifact again") from None
-    return _parse(document, path)
+    manifest = _parse(document, path)
+    if manifest.to_json() != text:
+        raise ArtifactError(f"{path} is not as it was written: a byte of it has changed; make the artifact again")
+    return manifest
 
 
 def _parse(document: Any, path: Path) -> Manifest:
@@ -102,6 +113,7 @@ def _parse(document: Any, path: Path) -> Manifest:
             f"this engram reads artifact formats up to {FORMAT}, but {path.parent} has format {document['format']}: upgrade engram"
         )
     try:
+        del document["xxh3_128"]  # of the bytes; `read_manifest` compares them all
         files = {name: FileRecord(**record) for name, record in document.pop("files").items()}
         manifest = Manifest(**document, files=files)
     except (TypeError, KeyError, AttributeError) as error:

@@ -108,8 +108,8 @@ class Layout:
     @classmethod
     def from_arrow(cls, table: pa.Table) -> "Layout":
         """Read what `to_arrow` wrote. Raises ArtifactError where columns or metadata are missing or do not fit each other."""
-        metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         try:
+            metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
             columns = {name: table[name].to_pylist() for name in schema.LAYOUT.names}
             layers = [
                 LayerLayout(

@@ -1,5 +1,6 @@
 """The n-gram artifact, opened: figures, streams, grams as text."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -129,7 +130,8 @@ def test_a_token_map_that_is_not_the_counted_one_is_refused(ngrams_path: Path, t
 def test_a_manifest_without_its_figures_is_refused(ngrams_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "ngrams"
     shutil.copytree(ngrams_path, path)
-    manifest = (path / "manifest.json").read_text()
-    (path / "manifest.json").write_text(manifest.replace('"bits"', '"pits"'))
+    manifest = read_manifest(path)
+    facts = {name: fact for name, fact in manifest.facts.items() if name != "bits"}
+    (path / "manifest.json").write_text(dataclasses.replace(manifest, facts=facts).to_json())
     with pytest.raises(ArtifactError, match="lacks the fact 'bits'"):
         open_ngrams(path)

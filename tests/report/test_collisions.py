@@ -13,15 +13,8 @@ from hypothesis import strategies as st
 from engram_cli.corpus.artifact import NGrams, open_ngrams
 from engram_cli.errors import ArtifactError, RecipeError, ResourceError
 from engram_cli.recipe import HashRecipe
-from engram_cli.report.collisions import (
-    collisions,
-    count_histogram,
-    exceeds,
-    fill_buckets,
-    full_collisions,
-    head_record,
-    purity_expected,
-)
+from engram_cli.report.buckets import count_histogram, fill_buckets, full_collisions, head_record, purity_expected
+from engram_cli.report.collisions import collisions, exceeds
 from engram_cli.report.report import Report, read_report, write_report
 from engram_cli.table.layout import Layout, plan_layout
 from tests.corpora import write_ngrams

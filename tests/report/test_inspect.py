@@ -78,7 +78,7 @@ def test_ngrams_say_what_was_counted_and_where_it_came_from(ngrams: NGrams) -> N
 
 
 def test_a_report_is_read_back_as_it_was_saved(tmp_path: Path) -> None:
-    saved = Report("bench", "What was found", {"loss": 4.1}, {}, ("Mind.",))
+    saved = Report("trace", "What was found", {"loss": 4.1}, {}, ("Mind.",))
     assert inspect(write_report(tmp_path / "made", saved, inputs={})) == saved
 
 

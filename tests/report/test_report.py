@@ -1,6 +1,5 @@
 """A report is what was written: read back, it is the same, whatever its tables hold."""
 
-import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,6 +7,7 @@ import pytest
 
 from engram_cli.errors import ArtifactError
 from engram_cli.report.report import Measure, Report, column, metadata_of, read_report, table, write_report
+from engram_cli.store.artifact import write_artifact
 
 HEADS = table(
     [column("head", pa.int32()), column("load", pa.float64(), "grams/row"), column("name", pa.string(), "text")],
@@ -16,7 +16,7 @@ HEADS = table(
     limit=1,
 )
 REPORT = Report(
-    "bench", "What was found", {"rows": 7, "size": Measure(1536, "bytes"), "none": None}, {"heads": HEADS, "a": HEADS}, ("Mind.",)
+    "trace", "What was found", {"rows": 7, "size": Measure(1536, "bytes"), "none": None}, {"heads": HEADS, "a": HEADS}, ("Mind.",)
 )
 
 
@@ -40,17 +40,14 @@ def test_units_titles_and_limits_travel_with_the_table() -> None:
 def test_an_existing_report_is_kept_without_force(tmp_path: Path) -> None:
     write_report(tmp_path / "made", REPORT, inputs={})
     with pytest.raises(ArtifactError, match="must not exist"):
-        write_report(tmp_path / "made", Report("bench", "other"), inputs={})
-    write_report(tmp_path / "made", Report("bench", "other"), inputs={}, force=True)
+        write_report(tmp_path / "made", Report("trace", "other"), inputs={})
+    write_report(tmp_path / "made", Report("trace", "other"), inputs={}, force=True)
     assert read_report(tmp_path / "made").title == "other"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"about": 1, "title": "", "facts": [], "tables": [], "notes": []}'])
 def test_a_report_json_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
-    write_report(tmp_path / "made", REPORT, inputs={})
-    manifest = json.loads((tmp_path / "made/manifest.json").read_text())
-    manifest["files"]["report.json"]["bytes"] = len(content)
-    (tmp_path / "made/manifest.json").write_text(json.dumps(manifest))
-    (tmp_path / "made/report.json").write_text(content)
+    with write_artifact(tmp_path / "made", "report") as draft:
+        (draft.path / "report.json").write_text(content)
     with pytest.raises(ArtifactError, match="cannot be read as a report"):
         read_report(tmp_path / "made")

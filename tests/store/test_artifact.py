@@ -124,6 +124,15 @@ def test_a_kept_draft_is_found_again(tmp_path: Path) -> None:
     assert names(tmp_path) == ["made"]
 
 
+def test_what_is_only_for_the_work_is_no_part_of_the_artifact(tmp_path: Path) -> None:
+    with write_artifact(tmp_path / "made", "table") as draft:
+        draft.scratch.mkdir()
+        (draft.scratch / "checkpoint").write_text("step 7")
+        draft.table("numbers.arrow", NUMBERS)
+    assert names(tmp_path / "made") == ["manifest.json", "numbers.arrow"]
+    assert list(open_artifact(tmp_path / "made").manifest.files) == ["numbers.arrow"]
+
+
 def test_an_unfinished_draft_is_dropped_when_it_is_not_wanted(tmp_path: Path) -> None:
     partial = partial_path(tmp_path / "made")
     partial.mkdir()

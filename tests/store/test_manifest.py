@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xxhash
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from engram_cli.errors import ArtifactError
 from engram_cli.store.manifest import FORMAT, FileRecord, Manifest, file_digest, read_manifest
@@ -13,15 +16,39 @@ GOOD = Manifest(kind="ngrams", tool="0.1.0", inputs={"corpus": "ab"}, facts={"to
 
 
 def write(folder: Path, **changes: Any) -> Path:
-    """A manifest with some keys changed, and those changed to `...` left out."""
+    """A manifest with some keys changed, and those changed to `...` left out; its own digest is right."""
     document = {key: value for key, value in (json.loads(GOOD.to_json()) | changes).items() if value is not ...}
-    (folder / "manifest.json").write_text(json.dumps(document))
+    document.pop("xxh3_128")
+    document["xxh3_128"] = xxhash.xxh3_128_hexdigest(json.dumps(document, indent=2, ensure_ascii=False).encode())
+    (folder / "manifest.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     return folder
 
 
 def test_a_manifest_is_read_back(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(GOOD.to_json())
     assert read_manifest(tmp_path) == GOOD
+
+
+def test_the_helper_writes_manifests(tmp_path: Path) -> None:
+    assert read_manifest(write(tmp_path)) == GOOD
+
+
+@given(at=st.integers(0, len(GOOD.to_json()) - 1), byte=st.integers(0, 255))
+@example(at=1, byte=13)  # a line feed became a carriage return
+def test_any_changed_byte_is_noticed(tmp_path_factory: pytest.TempPathFactory, at: int, byte: int) -> None:
+    content = bytearray(GOOD.to_json().encode())
+    if content[at] != byte:
+        content[at] = byte
+        folder = tmp_path_factory.mktemp("changed")
+        (folder / "manifest.json").write_bytes(content)
+        with pytest.raises(ArtifactError, match=r"manifest|format"):
+            read_manifest(folder)
+
+
+def test_a_manifest_changed_by_hand_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(GOOD.to_json().replace('"tokens": 3', '"tokens": 4'))
+    with pytest.raises(ArtifactError, match="not as it was written"):
+        read_manifest(tmp_path)
 
 
 def test_digests_of_format_1_stay_what_they_are(tmp_path: Path) -> None:

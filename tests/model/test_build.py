@@ -1,0 +1,385 @@
+"""Building: a table artifact holds what was trained; stopped anywhere and resumed, it is the table of a run never stopped."""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from engram_cli.corpus.artifact import NGrams, open_ngrams
+from engram_cli.errors import ArtifactError, DeviceError, ResourceError, TrainingError
+from engram_cli.model import build as module
+from engram_cli.model.build import build, check_resources, streams
+from engram_cli.model.checkpoint import find_checkpoint
+from engram_cli.model.data import Batches, HeldOut
+from engram_cli.model.table import open_table
+from engram_cli.model.train import Budget, LayerRows, Trainer, token_losses
+from engram_cli.progress import Silent
+from engram_cli.recipe import INITS, HashRecipe, Recipe, parse_recipe
+from engram_cli.store import artifact as store
+from engram_cli.store import schema
+from engram_cli.store.artifact import Artifact, open_artifact, verify_files
+from engram_cli.table.layout import Layout
+from engram_cli.table.rows import Rows
+from tests.corpora import write_ngrams
+from tests.training import TINY, layout_of, start_of, tiny, trainer_of
+
+BUDGET = Budget(tokens=64 * 12)  # steps of 64 tokens
+FILES = {
+    "layout.arrow", "rows-00.safetensors", "rows-01.safetensors", "memory.safetensors", "host.safetensors", "training.arrow",
+    "token_map.arrow", "tokenizer.json",
+}  # fmt: skip
+Built = Callable[..., Artifact]
+
+
+class Killed(BaseException):
+    """What nothing in the tool catches."""
+
+
+class StopAt(Silent):
+    """Stops the run with `stop` when it tells of so many tokens, or at a stage."""
+
+    def __init__(self, stop: BaseException, tokens: int = -1, stage: int = 0) -> None:
+        self.stop, self.tokens, self.stage_number = stop, tokens, stage
+        self.warnings: list[str] = []
+
+    def stage(self, number: int, of: int, text: str) -> None:
+        if number == self.stage_number:
+            raise self.stop
+
+    def advance(self, done: float, total: float | None, unit: str, note: str = "") -> None:
+        if unit == "tokens" and done == self.tokens:
+            raise self.stop
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+@contextmanager
+def keep_trainers() -> Iterator[list[Trainer]]:
+    """The trainers that builds write, as they are just before."""
+    kept: list[Trainer] = []
+    original = module._write
+
+    def spy(draft: Any, ngrams: NGrams, recipe: Recipe, layout: Layout, trainer: Trainer, *rest: Any) -> None:
+        kept.append(trainer)
+        original(draft, ngrams, recipe, layout, trainer, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_write", spy)
+        yield kept
+
+
+@pytest.fixture
+def built(ngrams: NGrams, tmp_path: Path) -> Built:
+    """Build TINY, or with what is given instead, at `made` in the test's folder."""
+
+    def make(recipe: Recipe = TINY, budget: Budget = BUDGET, out: str = "made", **options: Any) -> Artifact:
+        return build(options.pop("of", ngrams), recipe, tmp_path / out, budget, device="cpu", **options)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(ngrams: NGrams, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return build(ngrams, TINY, tmp_path_factory.mktemp("whole") / "made", BUDGET, device="cpu")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def assert_same_table(one: Artifact, other: Artifact) -> None:
+    """Byte for byte, but for the clock in the log."""
+    assert set(one.manifest.files) == set(other.manifest.files) == FILES
+    for name in FILES - {"training.arrow"}:
+        assert (one.path / name).read_bytes() == (other.path / name).read_bytes(), name
+    logs = [artifact.table("training.arrow").drop_columns("seconds") for artifact in (one, other)]
+    assert logs[0].equals(logs[1])
+    assert one.manifest.facts == other.manifest.facts
+
+
+# a table --------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("init", "dtype"), [("counts", "f32"), ("counts", "bf16"), ("random", "f16"), ("zero", "f32")])
+def test_a_reopened_table_is_the_trained_one_bit_for_bit(ngrams: NGrams, built: Built, init: str, dtype: str) -> None:
+    with keep_trainers() as kept:
+        artifact = built(tiny(init, dtype))
+    table, trainer = open_table(artifact.path, "cpu"), kept[0]
+    batch = trainer.batches[3]
+    tokens_BT = torch.from_numpy(batch.tokens_BT)
+    looked_up = {
+        layer: torch.from_numpy(item.rows.take(item.layout.row_ids(batch.windows_BTN))).flatten(-2)
+        for layer, item in trainer.rows.items()
+    }
+    with torch.no_grad():
+        logits, without = trainer.host(tokens_BT, looked_up), trainer.host(tokens_BT)
+        assert torch.equal(table.host(tokens_BT, table.look_up(batch.windows_BTN)), logits)
+        assert torch.equal(table.host(tokens_BT), without)
+    assert not torch.equal(logits, without)
+    assert all(np.array_equal(rows.matrix_RE, trainer.rows[layer].rows.matrix_RE) for layer, rows in table.rows.items())
+    assert {rows.dtype for rows in table.rows.values()} == {dtype.upper()}
+    held_out = HeldOut(streams(ngrams, table.layout)[1], TINY.host.context, 1 << 18)
+    loss = float(token_losses(table.host, table.rows, table.layout, held_out).mean())
+    assert artifact.manifest.facts["held_out_loss"] == round(loss, 6)
+    assert artifact.manifest.facts["bits_per_byte"] == pytest.approx(loss / np.log(2) * held_out.tokens_per_byte, abs=1e-6)
+
+
+def test_the_artifact_holds_what_was_asked_for_and_where_it_came_from(ngrams: NGrams, uninterrupted: Artifact) -> None:
+    artifact, layout = uninterrupted, layout_of(ngrams)
+    assert set(artifact.manifest.files) == FILES
+    assert names(artifact.path.parent) == ["made"]
+    assert all(said == found for _, said, found in verify_files(artifact))
+    assert artifact.manifest.inputs == {"ngrams": ngrams.artifact.digest}
+    assert parse_recipe(artifact.manifest.recipe) == TINY
+    assert Layout.from_arrow(artifact.table("layout.arrow")) == layout
+    for name in ("tokenizer.json", "token_map.arrow"):
+        assert artifact.file(name).read_bytes() == ngrams.artifact.file(name).read_bytes()
+    log = artifact.table("training.arrow")
+    assert log.schema == schema.TRAINING
+    assert log["tokens"].to_pylist() == [64 * step for step in range(1, 13)]
+    measured = [step for step, loss in enumerate(log["held_out_loss"].to_pylist(), start=1) if loss is not None]
+    assert measured == [2, 3, 5, 6, 8, 9, 11, 12]
+
+
+def test_the_facts_are_true(ngrams: NGrams, uninterrupted: Artifact) -> None:
+    facts, table = uninterrupted.manifest.facts, open_table(uninterrupted.path, "cpu")
+    width, vocab, ff = TINY.host.width, ngrams.vocab, TINY.host.feed_forward
+    assert facts["parameters"] == {
+        "host": vocab * width + 2 * (4 * width * width + 3 * width * ff + 2 * width) + width,
+        "memory": 2 * (2 * width * 6 * 4 + 2 * width),
+        "rows": sum(rows.count * rows.dim for rows in table.rows.values()),
+    }
+    assert (facts["name"], facts["layers"], facts["dim"], facts["dtype"], facts["init"]) == ("tiny", [0, 1], 4, "f32", "counts")
+    assert (facts["tokens"], facts["rows"]) == (64 * 12, table.layout.rows)
+    for key in ("token_map_digest", "vocab", "canonical_vocab", "pad", "end"):
+        assert facts[key] == ngrams.artifact.manifest.facts[key]
+    batches = Batches(streams(ngrams, table.layout)[0], TINY.training.batch, TINY.host.context, TINY.training.seed)
+    named = sum(
+        len(np.unique(np.concatenate([layer.row_ids(batches[step].windows_BTN).reshape(-1) for step in range(12)])))
+        for layer in table.layout.layers
+    )
+    assert facts["rows_trained"] == named < table.layout.rows
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_rows_that_no_batch_named_are_as_they_were_initialised(ngrams: NGrams, built: Built, tmp_path: Path, init: str) -> None:
+    artifact = built(tiny(init), Budget(tokens=64))
+    start = start_of(ngrams, tmp_path, tiny(init))
+    for layer in layout_of(ngrams).layers:
+        named = np.unique(layer.row_ids(trainer_of(ngrams, start).batches[0].windows_BTN))
+        initial, trained = (Rows(folder / f"rows-{layer.layer:02}.safetensors") for folder in (tmp_path, artifact.path))
+        assert np.array_equal(np.flatnonzero((initial.matrix_RE != trained.matrix_RE).any(axis=1)), named)
+
+
+def test_rows_start_as_the_recipe_says(ngrams: NGrams, tmp_path: Path) -> None:
+    matrices = {}
+    for init, seed in (("zero", 0), ("random", 0), ("random", 1), ("counts", 0)):
+        folder = tmp_path / f"{init}{seed}"
+        folder.mkdir()
+        start_of(ngrams, folder, tiny(init, seed=seed))
+        matrices[init, seed] = np.concatenate([np.array(Rows(folder / f"rows-0{n}.safetensors").matrix_RE) for n in (0, 1)])
+    assert not matrices["zero", 0].any()
+    assert matrices["random", 0].std() == pytest.approx(0.02, rel=0.05)
+    assert abs(matrices["random", 0].mean()) < 0.001
+    assert not np.array_equal(matrices["random", 0], matrices["random", 1])
+    assert matrices["counts", 0].any(axis=1).mean() > 0.5
+
+
+def test_a_budget_in_seconds(built: Built) -> None:
+    artifact = built(budget=Budget(seconds=0.05))
+    seconds = artifact.table("training.arrow")["seconds"].to_pylist()
+    assert seconds[-1] >= 0.05
+    assert all(before < 0.05 for before in seconds[:-1])
+
+
+# stopped and resumed --------------------------------------------------------------------------------------------------
+def test_ctrl_c_and_resume_equal_a_run_never_stopped(built: Built, tmp_path: Path, uninterrupted: Artifact) -> None:
+    progress = StopAt(KeyboardInterrupt(), tokens=64 * 5)
+    with pytest.raises(KeyboardInterrupt):
+        built(progress=progress)
+    assert progress.warnings == ["stopped; a checkpoint was written, go on with --resume"]
+    assert names(tmp_path) == [".made.partial"]
+    again = StopAt(KeyboardInterrupt(), tokens=64 * 9)
+    with pytest.raises(KeyboardInterrupt):
+        built(resume=True, progress=again)
+    assert_same_table(built(resume=True), uninterrupted)
+    assert names(tmp_path) == ["made"]
+
+
+def test_ctrl_c_in_the_middle_of_a_step_takes_no_step_twice(
+    built: Built, monkeypatch: pytest.MonkeyPatch, uninterrupted: Artifact
+) -> None:
+    update, calls = LayerRows.update, []
+
+    def interrupted(rows: LayerRows, *arguments: Any) -> None:
+        calls.append(rows.layout.layer)
+        if len(calls) == 7:  # the first of two layers in the fourth step
+            os.kill(os.getpid(), signal.SIGINT)
+        update(rows, *arguments)
+
+    monkeypatch.setattr(LayerRows, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        built()
+    assert calls == [0, 1] * 4
+    assert_same_table(built(resume=True), uninterrupted)
+
+
+def test_a_kill_loses_only_what_came_after_the_checkpoint(
+    built: Built, monkeypatch: pytest.MonkeyPatch, uninterrupted: Artifact
+) -> None:
+    monkeypatch.setattr(module, "_CHECKPOINT_SECONDS", 0.0)  # after every step
+    with pytest.raises(Killed):
+        built(progress=StopAt(Killed(), tokens=64 * 7))
+    seen = []
+
+    class Resumed(Silent):
+        def advance(self, done: float, total: float | None, unit: str, note: str = "") -> None:
+            seen.append((done, unit))
+
+    assert_same_table(built(resume=True, progress=Resumed()), uninterrupted)
+    assert [done for done, unit in seen if unit == "tokens"] == [64 * step for step in range(7, 13)]
+
+
+@pytest.mark.parametrize("where", ["measuring", "writing", "digesting", "renaming"])
+def test_a_kill_after_training_loses_nothing(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Artifact, where: str
+) -> None:
+    def killed(*arguments: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if where == "writing":  # rows are in their files, the rest is not
+            patch.setattr(module, "save_weights", killed)
+        elif where != "measuring":
+            patch.setattr(store, "_finish" if where == "digesting" else "_flush", killed)
+        with pytest.raises(Killed):
+            built(progress=StopAt(Killed(), stage=3) if where == "measuring" else Silent())
+    assert names(tmp_path) == [".made.partial"]
+    assert_same_table(built(resume=True, progress=StopAt(Killed(), tokens=64 * 12)), uninterrupted)
+    assert names(tmp_path) == ["made"]
+
+
+def test_an_unfinished_run_is_in_the_way_until_resumed_or_forced(built: Built, tmp_path: Path, uninterrupted: Artifact) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        built(progress=StopAt(KeyboardInterrupt(), tokens=64 * 5))
+    with pytest.raises(ArtifactError, match=r"unfinished run of made; go on with --resume, or start anew with --force"):
+        built()
+    other_layers = replace(TINY, hash=replace(TINY.hash, layers=(1,)))
+    others = [(recipe, BUDGET) for recipe in (tiny(seed=1), tiny("zero"), other_layers)]
+    for recipe, budget in [*others, (TINY, Budget(tokens=64 * 13)), (TINY, Budget(seconds=1))]:
+        with pytest.raises(ArtifactError, match="--resume continues the same run"):
+            built(recipe, budget, resume=True)
+    kept = tmp_path / "kept"
+    shutil.copytree(tmp_path / ".made.partial", kept / ".made.partial")
+    assert_same_table(built(force=True), uninterrupted)
+    shutil.rmtree(tmp_path / "made")
+    shutil.move(kept / ".made.partial", tmp_path)
+    assert_same_table(built(resume=True), uninterrupted)
+
+
+def test_other_ngrams_do_not_resume_a_run(built: Built, tmp_path: Path, ngrams: NGrams) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        built(progress=StopAt(KeyboardInterrupt(), tokens=64))
+    fewer = open_ngrams(write_ngrams(tmp_path / "fewer", documents=60))
+    with pytest.raises(ArtifactError, match="made from other n-grams"):
+        built(of=fewer, resume=True)
+    assert find_checkpoint(tmp_path / ".made.partial/scratch")
+
+
+def test_a_damaged_checkpoint_says_so(built: Built, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        built(progress=StopAt(KeyboardInterrupt(), tokens=64))
+    (tmp_path / ".made.partial/scratch/checkpoint/host.safetensors").write_bytes(b"")
+    with pytest.raises(ArtifactError, match=r"checkpoint .* is damaged .*; start anew with --force"):
+        built(resume=True)
+
+
+def test_nothing_to_resume(built: Built, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"--resume needs a checkpoint, but .* has none; run without --resume"):
+        built(resume=True)
+    assert not names(tmp_path)
+
+
+def test_resuming_needs_no_room_for_the_rows_again(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        built(progress=StopAt(KeyboardInterrupt(), tokens=64))
+    monkeypatch.setattr(module, "need_disk", pytest.fail)
+    assert built(resume=True).manifest.facts["tokens"] == 64 * 12
+
+
+def test_forcing_replaces_the_table_that_is_there(built: Built, tmp_path: Path) -> None:
+    first = built(tiny("zero"))
+    with pytest.raises(ArtifactError, match=r"--out must not exist"):
+        built()
+    with pytest.raises(KeyboardInterrupt):
+        built(force=True, progress=StopAt(KeyboardInterrupt(), tokens=64))
+    assert open_artifact(first.path).manifest == first.manifest
+    assert built(force=True, resume=True).manifest.facts["init"] == "counts"
+    assert names(tmp_path) == ["made"]
+
+
+# what leaves nothing --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), Killed()])
+def test_stopped_before_there_is_anything_to_go_on_from(built: Built, tmp_path: Path, stop: BaseException) -> None:
+    for stage in (1, 2):
+        with pytest.raises(type(stop)):
+            built(progress=StopAt(stop, stage=stage))
+        assert not names(tmp_path)
+
+
+def test_too_little_text(built: Built, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    few = open_ngrams(write_ngrams(tmp_path_factory.mktemp("few") / "few", documents=40, held_out=0))
+    with pytest.raises(TrainingError, match="a batch is 4096 x 16"):
+        built(tiny(batch=4096))
+    with pytest.raises(TrainingError, match=r"only 0 tokens were held out; run engram extract with a larger --held-out"):
+        built(of=few)
+    assert not names(tmp_path)
+
+
+def test_a_device_that_is_not_there(ngrams: NGrams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="needs a CUDA GPU"):
+        build(ngrams, TINY, tmp_path / "made", BUDGET, device="cuda")
+    assert not names(tmp_path)
+
+
+@pytest.mark.parametrize("size", [1 << 39, (1 << 40) - 1])
+def test_rows_that_fit_no_disk(built: Built, tmp_path: Path, size: int) -> None:
+    recipe = replace(TINY, hash=HashRecipe(orders=(2,), heads=1, size=(size,), layers=(0,)))
+    takes = rf"takes {(size + 15) * 20 / (1 << 40):.1f} TiB of disk, but .* are free; lower hash\.size"
+    with pytest.raises(ResourceError, match=r"a table of [\d,]+ rows x 16 bytes " + takes):
+        built(recipe)
+    assert not names(tmp_path)
+
+
+def test_what_fits_the_disk_may_not_fit_memory(ngrams: NGrams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = layout_of(ngrams)
+    asked: dict[str, int] = {}
+    monkeypatch.setattr(module, "need_disk", lambda directory, wanted, *rest: asked.update(disk=wanted))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    check_resources(layout, TINY, tmp_path)
+    assert asked["disk"] == layout.rows * 20
+    monkeypatch.setattr("engram_cli.store.resources.free_memory", lambda: layout.rows * 4)
+    check_resources(layout, tiny("zero"), tmp_path)
+    with pytest.raises(ResourceError, match=r"filling and training [\d,]+ rows takes .* KiB of memory, .*; lower hash\.size"):
+        check_resources(layout, TINY, tmp_path)
+
+
+def test_a_loss_that_is_lost_leaves_the_last_checkpoint(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = tiny(learning_rate=1e30)
+    with pytest.raises(TrainingError, match="must stay finite"):
+        built(lost)
+    assert not names(tmp_path)
+    monkeypatch.setattr(module, "_CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(TrainingError, match="must stay finite"):
+        built(lost)
+    assert find_checkpoint(tmp_path / ".made.partial/scratch")
+    with pytest.raises(TrainingError, match="must stay finite"):
+        built(lost, resume=True)

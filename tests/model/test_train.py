@@ -1,0 +1,230 @@
+"""Training: a step reads, trains and writes the rows its batch names, as a dense table would, and no others."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import torch.nn.functional as F
+
+from engram_cli.corpus.artifact import NGrams
+from engram_cli.errors import TrainingError
+from engram_cli.model import train as module
+from engram_cli.model.build import Start
+from engram_cli.model.data import HeldOut
+from engram_cli.model.statistics import leave_one_out
+from engram_cli.model.train import Budget, Trainer
+from engram_cli.table.rows import Rows
+from tests.training import TINY, held_out_of, start_of, tiny, trainer_of
+
+STEPS = 5
+
+
+@pytest.fixture(scope="module")
+def start(ngrams: NGrams, tmp_path_factory: pytest.TempPathFactory) -> Start:
+    return start_of(ngrams, tmp_path_factory.mktemp("start"))
+
+
+@pytest.fixture
+def trainer(ngrams: NGrams, start: Start) -> Trainer:
+    return trainer_of(ngrams, start)
+
+
+@pytest.fixture
+def held_out(ngrams: NGrams, start: Start) -> HeldOut:
+    return held_out_of(ngrams, start.layout)
+
+
+def named(trainer: Trainer, layer: int, steps: int) -> npt.NDArray[np.int64]:
+    """Rows that the windows of the first batches name."""
+    layout = trainer.rows[layer].layout
+    return np.unique(np.concatenate([layout.row_ids(trainer.batches[step].windows_BTN).reshape(-1) for step in range(steps)]))
+
+
+def matrix(trainer: Trainer, layer: int) -> npt.NDArray[np.float32]:
+    rows = trainer.rows[layer].rows
+    return np.array(rows.take(np.arange(rows.count)))
+
+
+def test_numpy_and_torch_name_the_same_rows(trainer: Trainer) -> None:
+    windows_BTN = trainer.batches[0].windows_BTN
+    for rows in trainer.rows.values():
+        gathered = rows.gather(windows_BTN, torch.device("cpu"))
+        ids_BTH = rows.layout.row_ids(torch.from_numpy(windows_BTN))
+        assert torch.equal(torch.from_numpy(gathered.ids_U)[gathered.place_BTH], ids_BTH)
+        assert np.array_equal(gathered.ids_U, np.unique(ids_BTH.numpy()))
+        assert torch.equal(gathered.leaf_UE, torch.from_numpy(rows.rows.take(gathered.ids_U)))
+
+
+def test_exactly_the_rows_that_batches_name_change(trainer: Trainer, start: Start) -> None:
+    files = {path: path.read_bytes() for path in start.directory.rglob("*") if path.is_file()}
+    before = {layer: matrix(trainer, layer) for layer in trainer.rows}
+    for _ in range(STEPS):
+        trainer.step(0.0)
+    for layer, rows in trainer.rows.items():
+        ids = named(trainer, layer, STEPS)
+        assert len(ids) < rows.rows.count
+        assert np.array_equal(np.flatnonzero((matrix(trainer, layer) != before[layer]).any(axis=1)), ids)
+        assert np.array_equal(rows.touched, ids)
+        assert np.array_equal(np.flatnonzero(rows.squares_R), ids)
+    assert {path: path.read_bytes() for path in start.directory.rglob("*") if path.is_file()} == files
+
+
+def test_a_step_reads_and_writes_each_named_row_once(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, npt.NDArray[np.int64]]] = []
+    for name in ("take", "put"):
+        original = getattr(Rows, name)
+
+        def spy(rows: Rows, ids: npt.NDArray[np.int64], *values: Any, name: str = name, original: Any = original) -> Any:
+            calls.append((name, ids))
+            return original(rows, ids, *values)
+
+        monkeypatch.setattr(Rows, name, spy)
+    record = trainer.step(0.0)
+    wanted = [(name, named(trainer, layer, 1)) for name in ("take", "put") for layer in trainer.rows]
+    assert [name for name, _ in calls] == [name for name, _ in wanted]
+    assert all(np.array_equal(ids, expected) for (_, ids), (_, expected) in zip(calls, wanted, strict=True))
+    assert record.rows_touched == sum(len(ids) for name, ids in calls if name == "put")
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_rows_train_as_a_dense_table_would(ngrams: NGrams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """The same steps with whole matrices as parameters: row-wise Adagrad after clipping everything together."""
+    monkeypatch.setattr(module, "computes_bfloat16", lambda device: False)
+    recipe = tiny("random")
+    start = start_of(ngrams, tmp_path, recipe)
+    trainer, twin = trainer_of(ngrams, start, recipe), trainer_of(ngrams, start, recipe)
+    dense = {layer: torch.from_numpy(matrix(twin, layer)).requires_grad_() for layer in twin.rows}
+    squares = {layer: torch.zeros(len(table)) for layer, table in dense.items()}
+    optimizer = torch.optim.AdamW(twin.optimizer.param_groups, betas=(0.9, 0.95))
+    for step in range(steps):
+        trainer.step(0.5)
+        batch, rate = twin.batches[step], (step + 1) / 20 * 0.55
+        layouts = {layer: rows.layout for layer, rows in twin.rows.items()}
+        looked_up = {
+            layer: F.embedding(torch.from_numpy(layouts[layer].row_ids(batch.windows_BTN)), table).flatten(-2)
+            for layer, table in dense.items()
+        }
+        logits_BTV = twin.host(torch.from_numpy(batch.tokens_BT), looked_up)
+        loss = F.cross_entropy(logits_BTV.flatten(0, 1), torch.from_numpy(batch.targets_BT).flatten())
+        assert trainer.log[-1].loss == pytest.approx(loss.item(), rel=1e-5)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([*twin.host.parameters(), *dense.values()], 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.training.learning_rate * rate
+        optimizer.step()
+        with torch.no_grad():
+            for layer, table in dense.items():
+                squares[layer] += table.grad.square().mean(dim=1)
+                table -= recipe.training.row_learning_rate * rate * table.grad / (squares[layer].sqrt() + 1e-8)[:, None]
+                table.grad = None
+    for layer, table in dense.items():
+        np.testing.assert_allclose(matrix(trainer, layer), table.detach(), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(trainer.rows[layer].squares_R, squares[layer], rtol=1e-3, atol=1e-12)
+    for one, other in zip(trainer.host.parameters(), twin.host.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_training_leaves_its_own_occurrence_out_and_measuring_does_not(trainer: Trainer) -> None:
+    batch = trainer.batches[0]
+    targets_BT = torch.from_numpy(batch.targets_BT)
+    for rows in trainer.rows.values():
+        gathered = rows.gather(batch.windows_BTN, torch.device("cpu"))
+        ids_BTH = rows.layout.row_ids(batch.windows_BTN)
+        looked_up = torch.from_numpy(rows.rows.take(ids_BTH))
+        assert rows.occurrences_R is not None
+        assert rows.vectors is not None
+        assert rows.occurrences_R[ids_BTH].min() >= 1
+        occurrences_BTH = torch.from_numpy(np.array(rows.occurrences_R[ids_BTH]))
+        correction = leave_one_out(rows.layout, looked_up, occurrences_BTH, targets_BT, rows.vectors)
+        assert correction.abs().max() > 1e-3
+        torch.testing.assert_close(rows.memory(gathered, targets_BT), (looked_up + correction).flatten(-2))
+
+
+def test_rows_at_a_rate_of_zero_stay_as_they_were(ngrams: NGrams, start: Start) -> None:
+    trainer = trainer_of(ngrams, start, tiny(row_learning_rate=0))
+    before = {layer: matrix(trainer, layer) for layer in trainer.rows}
+    weights = trainer.host.embedding.weight.detach().clone()
+    for _ in range(STEPS):
+        trainer.step(0.0)
+    assert all(np.array_equal(matrix(trainer, layer), before[layer]) for layer in trainer.rows)
+    assert not any(len(rows.touched) for rows in trainer.rows.values())
+    assert not torch.equal(trainer.host.embedding.weight, weights)
+
+
+def test_the_rate_warms_up_and_falls_to_a_tenth(trainer: Trainer) -> None:
+    rates = []
+    for fraction in [0.0] * 20 + [0.5, 1.0, 3.0]:
+        trainer.step(fraction)
+        rates.append(trainer.optimizer.param_groups[0]["lr"] / TINY.training.learning_rate)
+    assert rates == pytest.approx([(step + 1) / 20 for step in range(20)] + [0.55, 0.1, 0.1])
+
+
+def test_the_loss_falls_and_the_log_tells(trainer: Trainer, held_out: HeldOut) -> None:
+    untrained = trainer.evaluate(held_out)
+    assert trainer.log == []
+    for _ in range(60):
+        trainer.step(0.0)
+    trained = trainer.evaluate(held_out)
+    assert trained < untrained - 0.3
+    assert [(record.step, record.tokens) for record in trainer.log] == [(n, n * 64) for n in range(1, 61)]
+    assert [record.held_out_loss for record in trainer.log] == [None] * 59 + [trained]
+    assert [record.seconds for record in trainer.log] == sorted(record.seconds for record in trainer.log)
+    assert trainer.log[-1].seconds == trainer.seconds
+
+
+@torch.no_grad()
+def test_the_loss_is_the_mean_over_every_target(trainer: Trainer, held_out: HeldOut) -> None:
+    losses_T = trainer.token_losses(held_out)
+    targets = held_out.source.stream.tokens_T[held_out.targets]
+    expected = []
+    for stretch in held_out.stretches_S:
+        first, last = stretch * TINY.host.context, (stretch + 1) * TINY.host.context
+        windows_TN = held_out.source.windows(first, last)
+        looked_up = {
+            layer: torch.from_numpy(rows.rows.take(rows.layout.row_ids(windows_TN))).flatten(-2)[None]
+            for layer, rows in trainer.rows.items()
+        }
+        logits_TV = trainer.host(torch.from_numpy(held_out.source.stream.tokens_T[first:last].astype(np.int64))[None], looked_up)[0]
+        expected.append(-logits_TV.log_softmax(-1).numpy())
+    np.testing.assert_allclose(losses_T, np.concatenate(expected)[np.arange(len(targets)), targets], rtol=1e-4)
+    assert trainer.evaluate(held_out) == losses_T.mean()
+
+
+def snapshot(trainer: Trainer) -> list[npt.NDArray[Any]]:
+    weights = [parameter.detach().numpy().copy() for parameter in trainer.host.parameters()]
+    squares = [rows.squares_R.copy() for rows in trainer.rows.values()]
+    return [*weights, *squares, *(matrix(trainer, layer) for layer in trainer.rows)]
+
+
+def same(one: list[npt.NDArray[Any]], other: list[npt.NDArray[Any]]) -> bool:
+    return all(np.array_equal(left, right, equal_nan=True) for left, right in zip(one, other, strict=True))
+
+
+def test_a_loss_that_is_lost_stops_the_run_before_it_does_harm(trainer: Trainer) -> None:
+    trainer.step(0.0)
+    with torch.no_grad():
+        trainer.host.final_norm.weight[0] = math.nan
+    before = snapshot(trainer)
+    with pytest.raises(TrainingError, match=r"the loss must stay finite, but it is nan at step 1; lower training\.learning_rate"):
+        trainer.step(0.0)
+    assert same(snapshot(trainer), before)
+    assert (trainer.step_number, len(trainer.log)) == (1, 1)
+
+
+def test_a_gradient_that_is_lost_stops_the_run_before_it_does_harm(trainer: Trainer) -> None:
+    trainer.step(0.0)
+    before = snapshot(trainer)
+    trainer.host.final_norm.weight.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(TrainingError, match=r"the gradient must stay finite, but it is (inf|nan) at step 1"):
+        trainer.step(0.0)
+    assert same(snapshot(trainer), before)
+
+
+def test_how_much_of_a_budget_is_used_up() -> None:
+    assert Budget(seconds=4.0).fraction(1.0, 10**9) == 0.25
+    assert Budget(tokens=1000).fraction(10**9, 500) == 0.5

@@ -1,0 +1,64 @@
+"""What trains in a moment: a tiny recipe, streams made by hand, and trainers that start from them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from engram_cli.corpus.artifact import NGrams, Stream
+from engram_cli.model.build import Start, streams
+from engram_cli.model.data import Batches, HeldOut, Windowed
+from engram_cli.model.train import Trainer
+from engram_cli.recipe import HashRecipe, HostRecipe, Recipe, RowsRecipe, TrainingRecipe
+from engram_cli.table.layout import Layout, plan_layout
+from tests.strategies import laid_end_to_end
+
+TINY = Recipe(
+    name="tiny",
+    hash=HashRecipe(orders=(2, 3, 4), heads=2, size=(211,), layers=(0, 1)),
+    rows=RowsRecipe(dim=4),
+    host=HostRecipe(width=16, layers=2, heads=2, feed_forward=32, context=16),
+    training=TrainingRecipe(batch=4, learning_rate=5e-3, row_learning_rate=0.05),
+)
+PAD = 2  # canonical, of streams made by hand
+
+
+def tiny(init: str = "counts", dtype: str = "f32", **training: float) -> Recipe:
+    """TINY with other rows or another training."""
+    return replace(TINY, rows=replace(TINY.rows, init=init, dtype=dtype), training=replace(TINY.training, **training))
+
+
+def stream_of(documents: Sequence[Sequence[int]]) -> Stream:
+    """Documents of raw ids as a stream of one byte a token."""
+    tokens_T, starts_D = laid_end_to_end([list(document) for document in documents])
+    lengths_D = np.diff(starts_D, append=len(tokens_T)).astype(np.uint64)
+    return Stream(tokens_T, starts_D, lengths_D, np.arange(len(starts_D), dtype=np.uint64))
+
+
+def windowed(documents: Sequence[Sequence[int]], vocab: int, max_order: int) -> Windowed:
+    """Documents of raw ids below `vocab`, every third of which folds into the one before."""
+    canonical_V = (np.arange(vocab) - np.arange(vocab) % 3 // 2).astype(np.uint32)
+    return Windowed(stream_of(documents), canonical_V, PAD, max_order)
+
+
+def layout_of(ngrams: NGrams, recipe: Recipe = TINY) -> Layout:
+    return plan_layout(recipe.hash, ngrams.canonical_vocab, ngrams.canonical_pad)
+
+
+def start_of(ngrams: NGrams, directory: Path, recipe: Recipe = TINY) -> Start:
+    """Rows of `recipe`, filled in `directory`."""
+    layout = layout_of(ngrams, recipe)
+    return Start.make(streams(ngrams, layout)[0], ngrams.vocab, recipe, layout, directory)
+
+
+def trainer_of(ngrams: NGrams, start: Start, recipe: Recipe = TINY) -> Trainer:
+    """A new trainer from `start`."""
+    training, _ = streams(ngrams, start.layout)
+    batches = Batches(training, recipe.training.batch, recipe.host.context, recipe.training.seed)
+    return start.trainer(batches, recipe, torch.device("cpu"))
+
+
+def held_out_of(ngrams: NGrams, layout: Layout | None, tokens: int = 512, context: int = TINY.host.context) -> HeldOut:
+    return HeldOut(streams(ngrams, layout)[1], context, tokens)
