@@ -20,7 +20,7 @@ ORDERS = [
 TOP = [
     column("order", pa.int32()),
     column("gram", pa.string(), "text"),
-    column("count", pa.int64(), "tokens"),
+    column("count", pa.uint64(), "tokens"),
     column("share", pa.float64(), "share"),  # of the tokens
 ]
 
