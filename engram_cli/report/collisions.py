@@ -119,6 +119,7 @@ def _collide(ngrams: NGrams, layer: LayerLayout, order: int, worst: int, progres
     """The records of one layer and order."""
     grams_G, counts_G = ngrams.counts(order)
     mix_G = _mixes(ngrams, grams_G, layer, order)
+    occurrences = _occurrences(ngrams, counts_G, order)
     histogram = count_histogram(counts_G)
     primes = layer.primes_H[layer.heads_of(order)]
     heads, candidates = [], []
@@ -135,7 +136,6 @@ def _collide(ngrams: NGrams, layer: LayerLayout, order: int, worst: int, progres
     for record in candidates:
         record["top_grams"] = _name_grams(ngrams, order, mix_G, primes[record["head"]], record["bucket"])
     full, full_expected = full_collisions(mix_G, primes)
-    occurrences = int(counts_G.sum())
     summary = {
         "layer": layer.layer,
         "order": order,
@@ -149,6 +149,19 @@ def _collide(ngrams: NGrams, layer: LayerLayout, order: int, worst: int, progres
         "full_expected": full_expected,
     }
     return _Found(heads, summary, candidates)
+
+
+def _occurrences(ngrams: NGrams, counts_G: npt.NDArray[np.uint64], order: int) -> int:
+    """The sum of the counts. Raises ArtifactError where it is not the tokens less what --min-count pruned, as for every order."""
+    facts = ngrams.artifact.manifest.facts
+    occurrences = int(counts_G.sum())
+    tokens = facts.get("tokens", 0) - facts.get("pruned_occurrences", {}).get(str(order), 0)
+    if occurrences != tokens:
+        raise ArtifactError(
+            f"counts of an order add up to the tokens, {tokens}, but those of order {order} in {ngrams.artifact.path} to "
+            f"{occurrences}: the artifact is damaged; run engram extract again"
+        )
+    return occurrences
 
 
 def _mixes(ngrams: NGrams, grams_G: Grams, layer: LayerLayout, order: int) -> npt.NDArray[np.int64]:

@@ -37,7 +37,7 @@ _SCREEN = 12  # rows of a curve shown
 TOP = [
     column("order", pa.int32()),
     column("gram", pa.string(), "text"),
-    column("count", pa.int64(), "tokens"),
+    column("count", pa.uint64(), "tokens"),
     column("share", pa.float64(), "share"),  # of the tokens
 ]
 

@@ -240,6 +240,11 @@ NGRAM_LIES: Lies = {
         BOTH,
         "canonical ids end at",
     ),
+    "a count that is too high": (
+        columns("ngrams-2.arrow", lambda t: raised(t, "count", 2**63)),
+        HASHED,
+        "add up to the tokens",
+    ),
     "a token beyond the vocabulary": (
         columns("tokens.arrow", lambda t: raised(t, "token", 60_000)),
         LOOKED,
