@@ -103,10 +103,11 @@ def _growth(spectra: Mapping[int, curves.Curve]) -> Iterator[dict[str, Any]]:
 
 def _top(ngrams: NGrams, order: int) -> Iterator[dict[str, Any]]:
     """The most frequent grams, most frequent first; of equal counts, the one that sorts first. Read in blocks."""
-    path = ngrams.artifact.file(ngrams_file(order))
-    *grams, counts = (column_reader(path, name) for name in ngrams_schema(order, ngrams.bits).names)
+    schema = ngrams_schema(order, ngrams.bits)
+    rows = ngrams.artifact.table(ngrams_file(order), schema).num_rows  # mapped, so that the file is known to be sound
+    *grams, counts = (column_reader(ngrams.artifact.file(ngrams_file(order)), name) for name in schema.names)
     tokens = ngrams.artifact.manifest.facts["tokens"]
-    rows, top_K, count_K = ngrams.artifact.manifest.facts["distinct"][str(order)], np.empty(0, np.int64), np.empty(0, np.uint64)
+    top_K, count_K = np.empty(0, np.int64), np.empty(0, np.uint64)
     for begin in range(0, rows, _BLOCK):
         block = counts(begin, min(begin + _BLOCK, rows))
         least = np.partition(block, -_TOP)[-_TOP] if len(block) > _TOP else 0
