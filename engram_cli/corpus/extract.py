@@ -33,7 +33,6 @@ from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact,
 from engram_cli.store.manifest import FILE_NAME as MANIFEST
 from engram_cli.store.resources import format_bytes, free_memory
 from engram_cli.store.schema import ngrams_schema
-from engram_cli.store.stream import ColumnWriter
 
 Sources = tuple[Source, ...] | tuple[ReadySource, ...]
 _WORTH_KEEPING = 1 << 24  # tokens: encoding them again takes a quarter of a minute
@@ -263,7 +262,7 @@ def _count(
     try:
         with ExitStack() as files:
             writers = [
-                files.enter_context(ColumnWriter(draft.path / ngrams_file(order), ngrams_schema(order, packing.bits)))
+                files.enter_context(draft.numbers(ngrams_file(order), ngrams_schema(order, packing.bits)))
                 for order in range(1, settings.orders + 1)
             ]
             tallies = engine.count_tokens(

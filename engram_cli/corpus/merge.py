@@ -27,7 +27,6 @@ from engram_cli.progress import SILENT, ProgressLike
 from engram_cli.store import schema
 from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, write_artifact
 from engram_cli.store.manifest import file_digest
-from engram_cli.store.stream import ColumnWriter
 
 _ROWS = 1 << 19  # of each artifact that are merged at a time
 _SAME = ("token_map_digest", "pad", "end", "bits", "orders", "held_out")
@@ -205,7 +204,7 @@ def _tokens(pair: tuple[NGrams, NGrams], draft: Draft, progress: ProgressLike) -
     parts = [(readers[i], 0, training[i]) for i in (0, 1)]
     parts += [(readers[i], training[i], training[i] + pair[i].artifact.manifest.facts["held_out_tokens"]) for i in (0, 1)]
     total = sum(end - begin for _, begin, end in parts)
-    with ColumnWriter(draft.path / TOKENS, schema.tokens_schema(pair[0].vocab)) as writer:
+    with draft.numbers(TOKENS, schema.tokens_schema(pair[0].vocab)) as writer:
         for read, first, last in parts:
             for begin in range(first, last, 1 << 22):
                 writer.write([read(begin, min(begin + (1 << 22), last))])
@@ -224,7 +223,7 @@ def _counts(pair: tuple[NGrams, NGrams], order: int, draft: Draft, progress: Pro
         writer.write(rows.columns())
         spectrum.add(rows.counts)
 
-    with ColumnWriter(draft.path / name, form) as writer, ThreadPoolExecutor(1) as pool:
+    with draft.numbers(name, form) as writer, ThreadPoolExecutor(1) as pool:
         pending = pool.submit(lambda: None)
         for rows in _merged(*runs):
             pending.result()

@@ -1,6 +1,7 @@
 """Artifacts: directories that exist whole or not at all, opened by memory map.
 
-Writing goes to a sibling directory `.NAME.partial`, is flushed to disk, gets its manifest last, and is renamed. Opening reads the
+Writing goes to a sibling directory `.NAME.partial`, is flushed to disk, gets its manifest last, and is renamed. A file that is
+complete is digested and flushed while others are still written, so that little is left to wait for at the end. Opening reads the
 manifest and maps files on demand; nothing is copied into memory. Small files are compared with their digests when they are first
 used, large ones only by `engram verify`.
 """
@@ -8,6 +9,7 @@ used, large ones only by `engram verify`.
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +22,7 @@ from engram_cli import __version__
 from engram_cli.errors import ArtifactError
 from engram_cli.store import manifest as manifests
 from engram_cli.store.manifest import FileRecord, Manifest
+from engram_cli.store.stream import ColumnWriter
 from engram_cli.store.tensors import TensorSpec, map_tensor, read_tensor_specs
 
 SMALL = 1 << 24  # bytes; digested in a few milliseconds, so that damage is found where it is met and not only by `engram verify`
@@ -116,6 +119,8 @@ class Draft:
         self.recipe = ""
         self.inputs: dict[str, str] = {}
         self.facts: dict[str, Any] = {}
+        self._pool = ThreadPoolExecutor(2)  # one waits for the disk while the other digests
+        self._sealed: dict[str, tuple[Future[FileRecord], Future[None]]] = {}
 
     def table(self, name: str, table: pa.Table) -> None:
         """Write `table` as the uncompressed Arrow file `name`."""
@@ -127,6 +132,42 @@ class Draft:
         """Write the uncompressed Arrow file `name` batch by batch."""
         with pa.OSFile(str(self.path / name), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             yield writer
+        self.seal(name)
+
+    @contextmanager
+    def numbers(self, name: str, schema: pa.Schema) -> Iterator[ColumnWriter]:
+        """Write columns of numbers as the Arrow file `name`, stretch by stretch, one record batch in the end."""
+        with ColumnWriter(self.path / name, schema) as writer:
+            yield writer
+        self.seal(name)
+
+    def seal(self, name: str) -> None:
+        """Digest and flush the file `name`, which is complete, while others are written. The rest is sealed at the end."""
+        path = self.path / name
+        self._sealed[name] = self._pool.submit(_record, path), self._pool.submit(_flush, path)
+
+    def records(self) -> dict[str, FileRecord]:
+        """Every file with its size and digest, by name, each on the disk by now. Raises OSError where one could not be written."""
+        written = (p for p in self.path.rglob("*") if p.is_file() and p.name != manifests.FILE_NAME)
+        names = sorted(p.relative_to(self.path).as_posix() for p in written if self.scratch not in p.parents)
+        for name in names:
+            if name not in self._sealed:
+                self.seal(name)
+        records = {}
+        for name in names:
+            record, flushed = self._sealed[name]
+            flushed.result()
+            records[name] = record.result()
+            assert records[name].bytes == (self.path / name).stat().st_size, f"{name} was written to after it was sealed"
+        return records
+
+    def abandon(self) -> None:
+        """Begin nothing more, and wait for what was begun."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _record(path: Path) -> FileRecord:
+    return FileRecord(path.stat().st_size, manifests.file_digest(path))
 
 
 def partial_path(out: Path) -> Path:
@@ -177,16 +218,13 @@ def write_artifact(out: str | Path, kind: str, *, force: bool = False, keep_part
             f"{final} could not be written ({error.strerror or error}); nothing was changed: make room, or choose another --out"
         ) from error
     finally:
+        draft.abandon()
         if not keep_partial:
             shutil.rmtree(draft.path, ignore_errors=True)
 
 
 def _finish(draft: Draft, kind: str) -> None:
-    files = {}
-    written = (p for p in draft.path.rglob("*") if p.is_file() and p.name != manifests.FILE_NAME)
-    for path in sorted(p for p in written if draft.scratch not in p.parents):
-        files[path.relative_to(draft.path).as_posix()] = FileRecord(path.stat().st_size, manifests.file_digest(path))
-        _flush(path)
+    files = draft.records()
     manifest = Manifest(kind=kind, tool=__version__, recipe=draft.recipe, inputs=draft.inputs, facts=draft.facts, files=files)
     (draft.path / manifests.FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     _flush(draft.path / manifests.FILE_NAME)

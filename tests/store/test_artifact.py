@@ -3,12 +3,15 @@
 import errno
 import os
 from pathlib import Path
+from threading import Event
 
 import pyarrow as pa
 import pytest
 
 from engram_cli.errors import ArtifactError
+from engram_cli.store import manifest
 from engram_cli.store.artifact import check_out, open_artifact, partial_path, verify_files, write_artifact
+from engram_cli.store.manifest import FileRecord
 
 NUMBERS = pa.table({"number": pa.array([1, 2, 3], pa.int64())})
 
@@ -74,6 +77,44 @@ def test_a_stopped_replacement_leaves_the_old_artifact(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_error_and_nothing_is_left(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"No space left.*nothing was changed"):
         write_until(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), tmp_path / "made")
+    assert names(tmp_path) == []
+
+
+def test_a_complete_file_is_digested_while_others_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digested = Event()
+    digest = manifest.file_digest
+    monkeypatch.setattr(manifest, "file_digest", lambda path: (digested.set(), digest(path))[1])
+    with write_artifact(tmp_path / "made", "ngrams") as draft:
+        draft.table("numbers.arrow", NUMBERS)
+        assert digested.wait(60)
+        (draft.path / "late").write_bytes(b"never sealed")
+    files = open_artifact(tmp_path / "made").manifest.files
+    assert files == {
+        name: FileRecord((tmp_path / "made" / name).stat().st_size, digest(tmp_path / "made" / name)) for name in files
+    }
+    assert list(files) == ["late", "numbers.arrow"]
+
+
+def test_a_file_is_not_written_to_after_it_was_sealed(tmp_path: Path) -> None:
+    def write_on() -> None:
+        with write_artifact(tmp_path / "made", "ngrams") as draft:
+            draft.table("numbers.arrow", NUMBERS)
+            draft._sealed["numbers.arrow"][0].result()
+            with (draft.path / "numbers.arrow").open("ab") as file:
+                file.write(b"more")
+
+    with pytest.raises(AssertionError, match=r"numbers\.arrow was written to"):
+        write_on()
+    assert names(tmp_path) == []
+
+
+def test_a_disk_that_is_full_only_when_a_file_is_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ArtifactError, match=r"No space left.*nothing was changed"):
+        write(tmp_path / "made")
     assert names(tmp_path) == []
 
 
