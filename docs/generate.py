@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from engram_cli import __main__ as cli
-from engram_cli.recipe import ROW_TYPES, Recipe, load_recipe
-from engram_cli.table.hashing import head_primes
+from engram_cli.recipe import Recipe, load_recipe
+from engram_cli.table.layout import plan_layout
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,8 +59,8 @@ def catalogue() -> str:
 def figures(recipe: Recipe) -> tuple[str, ...]:
     """The cells of one recipe; rows are exact, since primes follow from the sizes alone."""
     hashed, dim = recipe.hash, recipe.rows.dim
-    rows = sum(prime for layer in head_primes(hashed.layers, hashed.sizes, hashed.heads) for order in layer for prime in order)
-    row_bytes = dim * ROW_TYPES[recipe.rows.dtype]
+    rows = plan_layout(hashed, vocab=2, pad=0).rows  # which do not follow from the ids
+    row_bytes = recipe.rows.row_bytes
     read = len(hashed.layers) * len(hashed.orders) * hashed.heads * row_bytes
     listed = (", ".join(map(str, numbers)) for numbers in (hashed.layers, hashed.orders))
     counted = (f"{number:,}" for number in (rows * dim, rows * row_bytes, read))

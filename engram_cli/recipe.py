@@ -18,7 +18,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from engram_cli.errors import RecipeError
 
-ROW_TYPES = {"f32": 4, "f16": 2, "bf16": 2}  # name -> bytes per number
+FAMILIES = {"demo": 0, "deepseek-v4.1": 0, "qwen-ple": 1}  # hash families (table/hashing.py) -> number of a host's first layer
+ROW_TYPES = {"f32": 4, "f16": 2, "bf16": 2, "fp8-block": 1, "fp8-scalar": 1, "int8-row": 1}  # name -> bytes per number
+BUILT_TYPES = ("f32", "f16", "bf16")  # that can be trained; the others are made from these
+BLOCK = 32  # numbers that share a scale in fp8-block
+OUR_HOST = "engram"
 INITS = ("counts", "random", "zero")
 _SEEDS = 1 << 63
 
@@ -28,7 +32,9 @@ class HashRecipe:
     """Which grams are looked up, and in how many rows.
 
     orders: the n of the n-grams, ascending; heads: per order; size: rows per head before the step to the next prime, one for each
-    order or one for all; layers: of the host, 0-based, each with its own matrix; seed: of the multipliers.
+    order or one for all; layers: of the host, each with its own matrix, numbered as the family numbers them (qwen-ple from 1, the
+    others from 0); seed: of the multipliers; family: whose hash it is, demo, deepseek-v4.1 or qwen-ple; multiple: unused rows at
+    its end make a layer's matrix a multiple of so many.
     """
 
     orders: tuple[int, ...] = (2, 3)
@@ -36,27 +42,45 @@ class HashRecipe:
     size: tuple[int, ...] = (65536,)
     layers: tuple[int, ...] = (1,)
     seed: int = 0
+    family: str = "demo"
+    multiple: int = 1
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Rows per head, one for each order."""
         return self.size if len(self.size) == len(self.orders) else self.size * len(self.orders)
 
+    @property
+    def host_layers(self) -> tuple[int, ...]:
+        """The layers, 0-based in every family."""
+        return tuple(layer - FAMILIES[self.family] for layer in self.layers)
+
     def check(self) -> None:
+        _rule(self.family in FAMILIES, "hash.family", f"one of {', '.join(FAMILIES)}", self.family)
         _rule(self.orders and min(self.orders) >= 2, "hash.orders", "numbers from 2 up", self.orders)
         _rule(list(self.orders) == sorted(set(self.orders)), "hash.orders", "distinct and ascending", self.orders)
         _rule(max(self.orders) <= 6, "hash.orders", "at most 6", self.orders)
         _rule(self.heads >= 1, "hash.heads", "1 or more", self.heads)
         _rule(len(self.size) in (1, len(self.orders)), "hash.size", f"one number, or {len(self.orders)}", self.size)
         _rule(all(2 <= size < 1 << 40 for size in self.size), "hash.size", "from 2 to 2^40", self.size)
-        _rule(self.layers and min(self.layers) >= 0, "hash.layers", "0-based layer numbers", self.layers)
+        first = FAMILIES[self.family]
+        _rule(self.layers and min(self.layers) >= first, "hash.layers", f"layer numbers from {first} up", self.layers)
         _rule(list(self.layers) == sorted(set(self.layers)), "hash.layers", "distinct and ascending", self.layers)
         _rule(0 <= self.seed < _SEEDS, "hash.seed", "from 0 to 2^63 - 1", self.seed)
+        _rule(1 <= self.multiple <= 1 << 20, "hash.multiple", "from 1 to 2^20", self.multiple)
+        if self.family != "demo":  # whose configs have one size and a highest order
+            _rule(self.orders == tuple(range(2, max(self.orders) + 1)), "hash.orders", f"2, 3 ... in {self.family}", self.orders)
+            _rule(len(set(self.size)) == 1, "hash.size", f"one number in {self.family}", self.size)
+        _rule(self.family != "deepseek-v4.1" or self.seed == 0, "hash.seed", "0 in deepseek-v4.1", self.seed)
 
 
 @dataclass(frozen=True)
 class RowsRecipe:
-    """What a row is. dim: numbers per row; dtype: f32, bf16 or f16; init: counts, random or zero."""
+    """What a row is.
+
+    dim: numbers per row; dtype: f32, f16, bf16, fp8-block (E4M3 with an E8M0 scale for every 32 numbers), fp8-scalar (E4M3 with one
+    scale for the whole matrix) or int8-row (with an f32 scale for every row); init: counts, random or zero.
+    """
 
     dim: int = 48
     dtype: str = "f32"
@@ -66,6 +90,14 @@ class RowsRecipe:
         _rule(1 <= self.dim <= 4096, "rows.dim", "from 1 to 4096", self.dim)
         _rule(self.dtype in ROW_TYPES, "rows.dtype", f"one of {', '.join(ROW_TYPES)}", self.dtype)
         _rule(self.init in INITS, "rows.init", f"one of {', '.join(INITS)}", self.init)
+        whole_blocks = self.dtype != "fp8-block" or self.dim % BLOCK == 0
+        _rule(whole_blocks, "rows.dim", f"a multiple of {BLOCK} in fp8-block", self.dim)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row with its own scales."""
+        scales = {"fp8-block": self.dim // BLOCK, "int8-row": 4}
+        return self.dim * ROW_TYPES[self.dtype] + scales.get(self.dtype, 0)
 
 
 @dataclass(frozen=True)
@@ -80,18 +112,40 @@ class MemoryRecipe:
 
 @dataclass(frozen=True)
 class HostRecipe:
-    """The small transformer that carries the memory. width: hidden size; feed_forward: inner size of SwiGLU; context: tokens."""
+    """The transformer that carries the memory.
+
+    width: hidden size; feed_forward: inner size of SwiGLU; context: tokens; name: engram is the small one that is trained here, of
+    any other only name, width and branches are told; branches: of its residual stream.
+    """
 
     width: int = 192
     layers: int = 4
     heads: int = 6
     feed_forward: int = 512
     context: int = 128
+    name: str = OUR_HOST
+    branches: int = 1
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is a host of someone else's."""
+        return self.name != OUR_HOST
+
+    def told(self) -> dict[str, Any]:
+        """The settings that mean something."""
+        return {key: value for key, value in vars(self).items() if not self.foreign or key in ("name", "width", "branches")}
 
     def check(self) -> None:
         for key in ("width", "layers", "heads", "feed_forward"):
             _rule(getattr(self, key) >= 1, f"host.{key}", "1 or more", getattr(self, key))
         _rule(self.context >= 2, "host.context", "2 or more", self.context)
+        _rule(self.branches >= 1, "host.branches", "1 or more", self.branches)
+        if self.foreign:
+            known = HostRecipe(**self.told())
+            others = [key for key, value in vars(self).items() if value != getattr(known, key)]
+            _rule(not others, f"host.{others[0] if others else ''}", f"left out for a host called {self.name}", "set")
+            return
+        _rule(self.branches == 1, "host.branches", f"1 in a host called {OUR_HOST}", self.branches)
         even = self.width % self.heads == 0 and (self.width // self.heads) % 2 == 0
         _rule(even, "host.width", f"an even multiple of host.heads = {self.heads} (rotary pairs)", self.width)
 
@@ -136,15 +190,23 @@ class Recipe:
     def check(self) -> None:
         for section in (self.hash, self.rows, self.memory, self.host, self.training):
             section.check()
-        deepest = max(self.hash.layers)
-        _rule(deepest < self.host.layers, "hash.layers", f"below host.layers = {self.host.layers}", self.hash.layers)
+        fits = self.host.foreign or max(self.hash.host_layers) < self.host.layers
+        last = FAMILIES[self.hash.family] + self.host.layers - 1
+        _rule(fits, "hash.layers", f"at most {last} in a host of {self.host.layers} layers", self.hash.layers)
+
+    def check_buildable(self) -> None:
+        """Refuse what is told of someone else's table and cannot be trained here. Raises RecipeError."""
+        _rule(not self.host.foreign, "host.name", f"{OUR_HOST}, the one host that is trained here", self.host.name)
+        trained = self.rows.dtype in BUILT_TYPES
+        _rule(trained, "rows.dtype", f"one of {', '.join(BUILT_TYPES)}, the types that are trained here", self.rows.dtype)
 
     def to_toml(self) -> str:
         """The recipe as TOML with every default written out: what an artifact records, and what `parse_recipe` reads back."""
         values, sections = [], []
         for name, value in vars(self).items():
             if dataclasses.is_dataclass(value):
-                sections.append(f"\n[{name}]\n" + "".join(f"{key} = {_toml(item)}\n" for key, item in vars(value).items()))
+                told = value.told() if isinstance(value, HostRecipe) else vars(value)
+                sections.append(f"\n[{name}]\n" + "".join(f"{key} = {_toml(item)}\n" for key, item in told.items()))
             else:
                 values.append(f"{name} = {_toml(value)}\n")
         return "".join(values + sections)

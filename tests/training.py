@@ -12,7 +12,7 @@ from engram_cli.model.build import Start, streams
 from engram_cli.model.data import Batches, HeldOut, Windowed
 from engram_cli.model.train import Trainer
 from engram_cli.recipe import HashRecipe, HostRecipe, Recipe, RowsRecipe, TrainingRecipe
-from engram_cli.table.layout import Layout, plan_layout
+from engram_cli.table.layout import LayerLayout, Layout, plan_layout
 from tests.strategies import laid_end_to_end
 
 TINY = Recipe(
@@ -40,7 +40,13 @@ def stream_of(documents: Sequence[Sequence[int]]) -> Stream:
 def windowed(documents: Sequence[Sequence[int]], vocab: int, max_order: int) -> Windowed:
     """Documents of raw ids below `vocab`, every third of which folds into the one before."""
     canonical_V = (np.arange(vocab) - np.arange(vocab) % 3 // 2).astype(np.uint32)
-    return Windowed(stream_of(documents), canonical_V, PAD, max_order)
+    return Windowed(stream_of(documents), canonical_V, windows_of(max_order))
+
+
+def windows_of(max_order: int) -> Layout | None:
+    """A layout whose windows reach `max_order` ids back; 0: none."""
+    layer = LayerLayout(0, (max_order,), (101,), (1,) * max_order)
+    return Layout((layer,), PAD) if max_order else None
 
 
 def layout_of(ngrams: NGrams, recipe: Recipe = TINY) -> Layout:

@@ -79,10 +79,10 @@ def _table_layout(path: Path, ngrams: "NGrams") -> "tuple[Layout, str, str, dict
 
 def _recipe_layout(path: Path | None, ngrams: "NGrams") -> "tuple[Layout, str, str, dict[str, str]]":
     """(layout, name, recipe text, inputs) of what a recipe would give with the n-grams' canonical ids."""
+    from engram_cli.model.data import layout_for
     from engram_cli.recipe import load_recipe
-    from engram_cli.table.layout import plan_layout
 
     assert path is not None
     recipe = load_recipe(path)
-    layout = plan_layout(recipe.hash, ngrams.canonical_vocab, ngrams.canonical_pad)
+    layout = layout_for(recipe.hash, ngrams)
     return layout, recipe.name, recipe.to_toml(), {}

@@ -21,18 +21,18 @@ import torch
 from engram_cli.corpus.artifact import NGrams
 from engram_cli.errors import ArtifactError
 from engram_cli.model.checkpoint import find_checkpoint, load_checkpoint, read_state, save_checkpoint, whole_step
-from engram_cli.model.data import Batches, HeldOut, Windowed
+from engram_cli.model.data import Batches, HeldOut, Windowed, layout_for
 from engram_cli.model.host import Host, initialise
 from engram_cli.model.statistics import TokenVectors, fill_rows, initialise_host, token_vectors
 from engram_cli.model.table import LAYOUT_FILE, make_host, pick_device, save_weights
 from engram_cli.model.train import Budget, LayerRows, Trainer
 from engram_cli.progress import SILENT, ProgressLike
-from engram_cli.recipe import ROW_TYPES, Recipe
+from engram_cli.recipe import Recipe
 from engram_cli.store import schema
 from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, partial_path, scratch_path, write_artifact
 from engram_cli.store.resources import need_disk, need_memory
 from engram_cli.store.tensors import TensorSpec, create_tensors, map_tensor, read_tensor_specs
-from engram_cli.table.layout import Layout, plan_layout
+from engram_cli.table.layout import Layout
 from engram_cli.table.rows import Rows, rows_file
 
 _CHECKPOINT_SECONDS = 60.0
@@ -56,8 +56,9 @@ def build(
 ) -> Artifact:
     """Build a table from an n-gram artifact and write it as a table artifact at `out`.
 
-    Raises ArtifactError where `out` exists (without `force`) or an unfinished run lies there (without `resume` or `force`),
-    ResourceError where the rows fit neither disk nor memory, TrainingError where there is too little text or the loss is lost.
+    Raises RecipeError where the recipe cannot be built or the n-grams do not suit its hash, ArtifactError where `out` exists
+    (without `force`) or an unfinished run lies there (without `resume` or `force`), ResourceError where the rows fit neither disk
+    nor memory, TrainingError where there is too little text or the loss is lost.
     On Ctrl-C a checkpoint is written before KeyboardInterrupt goes on.
     """
     final = Path(out).absolute()
@@ -68,7 +69,8 @@ def build(
         raise ArtifactError(f"{partial} holds an unfinished run of {final.name}; go on with --resume, or start anew with --force")
     if resume and not checkpoint:
         raise ArtifactError(f"--resume needs a checkpoint, but {partial} has none; run without --resume")
-    layout = plan_layout(recipe.hash, ngrams.canonical_vocab, ngrams.canonical_pad)
+    recipe.check_buildable()
+    layout = layout_for(recipe.hash, ngrams)
     fingerprint = _fingerprint(ngrams, recipe, budget)
     if checkpoint and resume:
         read_state(checkpoint, fingerprint)
@@ -94,7 +96,7 @@ def build(
 def check_resources(layout: Layout, recipe: Recipe, directory: Path) -> None:
     """Refuse, before any work, rows that fit neither the disk of `directory` nor memory. Raises ResourceError."""
     way_out = "lower hash.size, hash.heads or rows.dim"
-    row_bytes = recipe.rows.dim * ROW_TYPES[recipe.rows.dtype]
+    row_bytes = recipe.rows.row_bytes
     need_disk(directory, layout.rows * (row_bytes + 4), f"a table of {layout.rows:,} rows x {row_bytes} bytes", way_out)
     memory = layout.rows * 4
     if recipe.rows.init == "counts":
@@ -117,10 +119,7 @@ def _prepare(
 
 def streams(ngrams: NGrams, layout: Layout | None) -> tuple[Windowed, Windowed]:
     """The training and the held-out stream with what the layout's windows need (None: no windows)."""
-    order = max((layer.max_order for layer in layout.layers), default=0) if layout else 0
-    training, held_out = (
-        Windowed(ngrams.stream(held_out=held), ngrams.canonical_V, ngrams.canonical_pad, order) for held in (False, True)
-    )
+    training, held_out = (Windowed(ngrams.stream(held_out=held), ngrams.canonical_V, layout) for held in (False, True))
     return training, held_out
 
 

@@ -11,27 +11,55 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from engram_cli.corpus.artifact import Stream
-from engram_cli.errors import TrainingError
-from engram_cli.table.hashing import windows
+from engram_cli.corpus.artifact import NGrams, Stream
+from engram_cli.errors import RecipeError, TrainingError
+from engram_cli.recipe import HashRecipe
+from engram_cli.table.hashing import FAMILIES
+from engram_cli.table.layout import Layout, plan_layout
 
 Ids = npt.NDArray[np.int64]
 
 
+def layout_for(recipe: HashRecipe, ngrams: NGrams) -> Layout:
+    """The layout of a table over the documents of an n-gram artifact.
+
+    A family that hashes raw ids takes the end token for the pad, so what was counted must be raw ids with that pad: then counted
+    windows are hashed windows here too. Raises RecipeError where they are not.
+    """
+    family = FAMILIES[recipe.family]
+    if not family.canonical and ngrams.canonical_vocab != ngrams.vocab:
+        raise RecipeError(
+            f"{recipe.family} hashes raw ids, but {ngrams.artifact.path} folded {ngrams.vocab} of them into "
+            f"{ngrams.canonical_vocab}; run engram extract with --no-canonical"
+        )
+    if family.wall == "pad" and ngrams.end != ngrams.pad:
+        end = "no end token" if ngrams.end is None else f"the end token {ngrams.tokenizer.id_to_token(ngrams.end)!r}"
+        raise RecipeError(
+            f"the pad of {recipe.family} is the token that ends documents, but {ngrams.artifact.path} has {end} and the pad "
+            f"{ngrams.tokenizer.id_to_token(ngrams.pad)!r}; run engram extract with --pad-token naming the end token"
+        )
+    return plan_layout(recipe, ngrams.canonical_vocab, ngrams.canonical_pad)
+
+
 @dataclass(frozen=True)
 class Windowed:
-    """A stream with what turns its tokens into windows: the token map, the pad, the highest order (0: no windows wanted)."""
+    """A stream with what turns its tokens into windows: the token map and the layout (None: no windows wanted)."""
 
     stream: Stream
     canonical_V: npt.NDArray[np.uint32]
-    pad: int
-    max_order: int
+    layout: Layout | None
+
+    @property
+    def max_order(self) -> int:
+        return self.layout.max_order if self.layout else 0
 
     def windows(self, first: int, last: int) -> Ids:
         """Windows of the stream's tokens first .. last - 1: int64 [last - first, N], newest id first."""
+        assert self.layout is not None
         begin = max(0, first - self.max_order + 1)
         ids = self.canonical_V[self.stream.tokens_T[begin:last]]
-        return windows(ids, self.stream.position_T[begin:last], self.max_order, self.pad)[first - begin :]
+        windows_TN: Ids = self.layout.windows(ids, self.stream.position_T[begin:last])
+        return windows_TN[first - begin :]
 
 
 @dataclass(frozen=True)
@@ -48,7 +76,7 @@ def cut(source: Windowed, stretches_B: Ids, context: int) -> Batch:
     at_BT = stretches_B[:, None] * context + np.arange(context)
     tokens_T = source.stream.tokens_T
     windows_BTN = np.empty((*at_BT.shape, source.max_order), dtype=np.int64)
-    for row, first in enumerate(at_BT[:, 0]) if source.max_order else ():
+    for row, first in enumerate(at_BT[:, 0]) if source.layout else ():
         windows_BTN[row] = source.windows(int(first), int(first) + context)
     return Batch(tokens_T[at_BT].astype(np.int64), tokens_T[at_BT + 1].astype(np.int64), windows_BTN)
 

@@ -24,7 +24,6 @@ from torch import Tensor
 from engram_cli.errors import ArtifactError, ChatError
 from engram_cli.model.host import Cache, Host
 from engram_cli.model.table import look_up
-from engram_cli.table.hashing import windows
 from engram_cli.table.layout import Layout
 from engram_cli.table.rows import Rows
 
@@ -40,8 +39,6 @@ class TableLike(Protocol):
     def rows(self) -> Mapping[int, Rows]: ...
     @property
     def canonical_V(self) -> npt.NDArray[np.uint32]: ...
-    @property
-    def pad(self) -> int: ...
     @property
     def end(self) -> int | None: ...
 
@@ -153,19 +150,16 @@ class Decoder:
 
     def windows(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Windows of the ids from `start` to `stop`, newest first: int64 [T, N]. Only these and the N-1 before them are hashed."""
-        carried = min(start, self.max_order - 1)
+        carried = min(start, self.table.layout.max_order - 1)
         raw_T = np.array(self.ids[start - carried : stop], dtype=np.int64)
         position_T = np.arange(start - carried, stop)
-        return windows(self.table.canonical_V[raw_T], position_T, self.max_order, self.table.pad)[carried:]
+        windows_TN: npt.NDArray[np.int64] = self.table.layout.windows(self.table.canonical_V[raw_T], position_T)
+        return windows_TN[carried:]
 
     @property
     def waiting(self) -> int:
         """Ids that the next `logits` runs, as far as they fit."""
         return len(self.ids) - self.first - self._cache.length
-
-    @property
-    def max_order(self) -> int:
-        return max(layer.max_order for layer in self.table.layout.layers)
 
     @property
     def _keep(self) -> int:
@@ -186,7 +180,7 @@ class Decoder:
         tokens_BT = torch.tensor([self.ids[start:stop]], device=host.device)
         memory = None
         if self._memory:
-            memory = look_up(self.table.layout, self.table.rows, self.windows(start, stop)[None], host.device)
+            memory = look_up(self.table.layout.layers, self.table.rows, self.windows(start, stop)[None], host.device)
             self._count_rows(stop - start)
         hidden_BTD = host.hidden(tokens_BT, memory, self._cache)
         for layer, gates in self.gates.items():

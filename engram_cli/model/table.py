@@ -6,7 +6,7 @@
 Shapes: B batch, T tokens, N highest order, H heads, E numbers per row, M = H * E, V vocabulary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from engram_cli.recipe import Recipe, parse_recipe
 from engram_cli.store import schema
 from engram_cli.store.artifact import Artifact, open_artifact
 from engram_cli.store.tensors import write_tensors
-from engram_cli.table.layout import Layout
+from engram_cli.table.layout import LayerLayout, Layout
 from engram_cli.table.rows import Rows, rows_file
 
 HOST_FILE, MEMORY_FILE, LAYOUT_FILE = "host.safetensors", "memory.safetensors", "layout.arrow"
@@ -68,19 +68,10 @@ class Table:
         return load_tokenizer(self.artifact.file("tokenizer.json"))
 
     @property
-    def pad(self) -> int:
-        """Canonical id before a document's first token."""
-        return self.layout.layers[0].pad
-
-    @property
     def end(self) -> int | None:
         """Raw id that closes a document, if the tokenizer has one."""
         end: int | None = self.artifact.manifest.facts["end"]
         return end
-
-    @property
-    def max_order(self) -> int:
-        return max(layer.max_order for layer in self.layout.layers)
 
     @property
     def bytes_per_token(self) -> int:
@@ -89,15 +80,15 @@ class Table:
 
     def look_up(self, windows_BTN: npt.NDArray[np.int64]) -> dict[int, Tensor]:
         """What the windows' rows hold: layer -> f32 [B, T, M] on the host's device, ready for `host(tokens, memory)`."""
-        return look_up(self.layout, self.rows, windows_BTN, self.host.device)
+        return look_up(self.layout.layers, self.rows, windows_BTN, self.host.device)
 
 
 def look_up(
-    layout: Layout, rows: Mapping[int, Rows], windows_BTN: npt.NDArray[np.int64], device: torch.device
+    layers: Sequence[LayerLayout], rows: Mapping[int, Rows], windows_BTN: npt.NDArray[np.int64], device: torch.device
 ) -> dict[int, Tensor]:
     """Hash windows, read their rows, and lay each position's rows end to end: layer -> f32 [B, T, M]."""
     memory = {}
-    for layer in layout.layers:
+    for layer in layers:
         values_BTHE = rows[layer.layer].take(layer.row_ids(windows_BTN))
         memory[layer.layer] = torch.from_numpy(values_BTHE.reshape(*values_BTHE.shape[:-2], -1)).to(device)
     return memory

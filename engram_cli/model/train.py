@@ -9,7 +9,7 @@ Shapes: B stretches, T tokens, H heads, E numbers per row, M = H * E, U distinct
 import ctypes
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,7 @@ from engram_cli.model.host import Host
 from engram_cli.model.statistics import TokenVectors, leave_one_out
 from engram_cli.model.table import look_up
 from engram_cli.recipe import TrainingRecipe
-from engram_cli.table.layout import LayerLayout, Layout
+from engram_cli.table.layout import LayerLayout
 from engram_cli.table.rows import Rows
 
 _WARM_UP = 20  # steps until the learning rate is reached
@@ -204,16 +204,16 @@ class Trainer:
 
     def token_losses(self, held_out: HeldOut) -> npt.NDArray[np.float64]:
         """Loss of every target of `held_out`, nats, f64 [S * T], computed in f32."""
-        layout = Layout(tuple(rows.layout for rows in self.rows.values()))
-        return token_losses(self.host, {layer: rows.rows for layer, rows in self.rows.items()}, layout, held_out)
+        layers = [rows.layout for rows in self.rows.values()]
+        return token_losses(self.host, {layer: rows.rows for layer, rows in self.rows.items()}, layers, held_out)
 
 
 @torch.no_grad()
-def token_losses(host: Host, rows: Mapping[int, Rows], layout: Layout, held_out: HeldOut) -> npt.NDArray[np.float64]:
+def token_losses(host: Host, rows: Mapping[int, Rows], layers: Sequence[LayerLayout], held_out: HeldOut) -> npt.NDArray[np.float64]:
     """Loss of every target of `held_out` under `host` with the memories in `rows`, nats, f64 [S * T], computed in f32."""
     losses = []
     for batch in held_out.batches():
-        memory = look_up(layout, rows, batch.windows_BTN, host.device)
+        memory = look_up(layers, rows, batch.windows_BTN, host.device)
         logits_BTV = host(torch.from_numpy(batch.tokens_BT).to(host.device), memory)
         targets = torch.from_numpy(batch.targets_BT).to(host.device).flatten()
         losses.append(F.cross_entropy(logits_BTV.flatten(0, 1), targets, reduction="none").double().cpu().numpy())

@@ -27,7 +27,7 @@ from engram_cli.corpus import count_model
 from engram_cli.corpus.artifact import NGrams
 from engram_cli.errors import RecipeError, TrainingError
 from engram_cli.model.build import Start, check_resources, count_parameters, streams, train
-from engram_cli.model.data import Batches, HeldOut
+from engram_cli.model.data import Batches, HeldOut, layout_for
 from engram_cli.model.generate import decode_speed
 from engram_cli.model.table import make_host, pick_device
 from engram_cli.model.train import Budget, Trainer
@@ -36,7 +36,7 @@ from engram_cli.recipe import Recipe
 from engram_cli.report.bench_tables import Run, bench_tables, equal_tokens, verdicts
 from engram_cli.report.peak_memory import peak_memory, reset_peak_memory
 from engram_cli.report.report import Measure, Report, Scalar
-from engram_cli.table.layout import Layout, plan_layout
+from engram_cli.table.layout import Layout
 
 ARMS = ("plain", "plain+statistics", "engram", "plain-wide", "counts")
 _SENSIBLE = 8  # plain-wide is left out where engram holds more than so many times plain's parameters
@@ -78,7 +78,8 @@ def bench(
     little text, ResourceError where the rows do not fit.
     """
     computing = pick_device(device)
-    layout = plan_layout(recipe.hash, ngrams.canonical_vocab, ngrams.canonical_pad)
+    recipe.check_buildable()
+    layout = layout_for(recipe.hash, ngrams)
     wide = widen(recipe, ngrams.vocab, layout)
     chosen, left_out = _choose(arms, recipe, wide, ngrams.vocab, layout)
     stages = 1 + seeds * len([arm for arm in chosen if arm != "counts"])
@@ -213,7 +214,6 @@ class _Unsaved:
     layout: Layout
     rows: Mapping[int, Any]
     canonical_V: npt.NDArray[np.uint32]
-    pad: int
     end: int | None
 
 
@@ -224,7 +224,7 @@ def _costs(setting: _Setting, start: Start, trainer: Trainer, recipe: Recipe) ->
     parts = count_parameters(trainer.host, layout.rows * recipe.rows.dim if layout else 0)
     rows = {layer: item.rows for layer, item in trainer.rows.items()}
     ngrams = setting.ngrams
-    unsaved = _Unsaved(trainer.host.eval(), layout or setting.layout, rows, ngrams.canonical_V, ngrams.canonical_pad, ngrams.end)
+    unsaved = _Unsaved(trainer.host.eval(), layout or setting.layout, rows, ngrams.canonical_V, ngrams.end)
     prompt = setting.final_text.source.stream.tokens_T[: min(_PROMPT, recipe.host.context // 2)].tolist()
     decoded = min(_DECODED, recipe.host.context - len(prompt))
     threads = torch.get_num_threads()

@@ -126,7 +126,7 @@ def test_a_reopened_table_is_the_trained_one_bit_for_bit(ngrams: NGrams, built: 
     assert all(np.array_equal(rows.matrix_RE, trainer.rows[layer].rows.matrix_RE) for layer, rows in table.rows.items())
     assert {rows.dtype for rows in table.rows.values()} == {dtype.upper()}
     held_out = HeldOut(streams(ngrams, table.layout)[1], TINY.host.context, 1 << 18)
-    loss = float(token_losses(table.host, table.rows, table.layout, held_out).mean())
+    loss = float(token_losses(table.host, table.rows, table.layout.layers, held_out).mean())
     assert artifact.manifest.facts["held_out_loss"] == round(loss, 6)
     assert artifact.manifest.facts["bits_per_byte"] == pytest.approx(loss / np.log(2) * held_out.tokens_per_byte, abs=1e-6)
 

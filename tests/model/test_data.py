@@ -9,7 +9,7 @@ from engram_cli.errors import TrainingError
 from engram_cli.model.data import Batches, HeldOut, Windowed, cut
 from engram_cli.table.hashing import windows
 from tests.strategies import MAX_ID, documents
-from tests.training import PAD, stream_of, windowed
+from tests.training import PAD, stream_of, windowed, windows_of
 
 DOCUMENTS = documents(min_documents=2)
 COUNTING = windowed([range(500), range(500, 1000)], 1000, 0)  # token i is i
@@ -60,7 +60,7 @@ def test_an_epoch_sees_each_stretch_at_most_once_and_the_next_in_another_order()
 
 
 def test_only_the_seed_decides_the_order_not_the_windows() -> None:
-    with_windows = Batches(Windowed(COUNTING.stream, COUNTING.canonical_V, PAD, 3), 4, 10, seed=1)
+    with_windows = Batches(Windowed(COUNTING.stream, COUNTING.canonical_V, windows_of(3)), 4, 10, seed=1)
     plain, other = Batches(COUNTING, 4, 10, seed=1), Batches(COUNTING, 4, 10, seed=2)
     assert all(np.array_equal(with_windows[step].tokens_BT, plain[step].tokens_BT) for step in range(30))
     assert not np.array_equal(other[0].tokens_BT, plain[0].tokens_BT)
@@ -103,4 +103,4 @@ def test_too_little_text_to_measure_on_is_refused() -> None:
 def test_tokens_per_byte_is_of_the_whole_stream() -> None:
     stream = stream_of([range(12), range(8)])
     longer = type(stream)(stream.tokens_T, stream.starts_D, np.array([30, 50], dtype=np.uint64), stream.digests_D)
-    assert HeldOut(Windowed(longer, COUNTING.canonical_V, PAD, 0), 4, 8).tokens_per_byte == 0.25
+    assert HeldOut(Windowed(longer, COUNTING.canonical_V, None), 4, 8).tokens_per_byte == 0.25

@@ -14,7 +14,6 @@ from torch import Tensor
 from engram_cli.errors import ArtifactError, ChatError
 from engram_cli.model.generate import Decoder, Sampling, decode_speed, generate, sample
 from engram_cli.model.table import Table, open_table
-from engram_cli.table.hashing import windows
 from tests.tables import write_table
 
 CONTEXT = 32  # of the tiny table
@@ -34,7 +33,7 @@ def chunks(most: int) -> st.SearchStrategy[list[list[int]]]:
 def full_logits(table: Table, ids: list[int], first: int = 0, memory: bool = True) -> Tensor:
     """What a host without a cache says after `ids`, of which it sees those from `first` on."""
     canonical_T = table.canonical_V[np.array(ids)]
-    windows_TN = windows(canonical_T, np.arange(len(ids)), table.max_order, table.pad)[first:]
+    windows_TN = table.layout.windows(canonical_T, np.arange(len(ids)))[first:]
     looked_up = table.look_up(windows_TN[None]) if memory else None
     logits: Tensor = table.host(torch.tensor([ids[first:]]), looked_up)[0, -1]
     return logits
@@ -47,7 +46,7 @@ def test_hashing_turn_by_turn_equals_hashing_from_scratch(table: Table, parts: l
     for part in parts:
         decoder.extend(part)
         pieces.append(decoder.windows(len(decoder.ids) - len(part), len(decoder.ids)))
-    whole_TN = windows(table.canonical_V[np.array(decoder.ids)], np.arange(len(decoder.ids)), table.max_order, table.pad)
+    whole_TN = table.layout.windows(table.canonical_V[np.array(decoder.ids)], np.arange(len(decoder.ids)))
     assert np.array_equal(np.concatenate(pieces), whole_TN)
     for layer in table.layout.layers:
         assert np.array_equal(np.concatenate([layer.row_ids(piece) for piece in pieces]), layer.row_ids(whole_TN))
@@ -260,7 +259,6 @@ def test_a_table_that_was_never_saved_decodes(table: Table) -> None:
         layout = table.layout
         rows = table.rows
         canonical_V = table.canonical_V
-        pad = table.pad
         end = None
 
     assert decode_speed(Unsaved(), [1, 2, 3], 4) > 0

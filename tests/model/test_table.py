@@ -15,7 +15,6 @@ from engram_cli.model.table import make_host, open_table, pick_device, save_weig
 from engram_cli.recipe import parse_recipe
 from engram_cli.store.artifact import write_artifact
 from engram_cli.store.tensors import map_tensor, read_tensor_specs, write_tensors
-from engram_cli.table.hashing import windows
 from tests.tables import RECIPE, write_table
 
 
@@ -38,7 +37,7 @@ def test_a_device_that_is_none_or_not_there_is_refused(monkeypatch: pytest.Monke
 def test_rows_are_looked_up_head_by_head(table_path: Path) -> None:
     table = open_table(table_path, "cpu")
     ids = np.arange(20) % 7
-    windows_BTN = windows(ids, np.arange(20), table.max_order, table.pad)[None]
+    windows_BTN = table.layout.windows(ids, np.arange(20))[None]
     memory = table.look_up(windows_BTN)
     assert set(memory) == set(table.rows) == {0, 2}
     for layer in table.layout.layers:
@@ -54,7 +53,7 @@ def test_an_open_table_is_ready_and_leaves_its_files_alone(table_path: Path) -> 
     table = open_table(table_path, "cpu")
     assert not table.host.training
     assert table.host.device.type == "cpu"
-    assert (table.max_order, table.pad) == (3, int(table.canonical_V[table.artifact.manifest.facts["pad"]]))
+    assert (table.layout.max_order, table.layout.pad) == (3, int(table.canonical_V[table.artifact.manifest.facts["pad"]]))
     assert table.tokenizer.id_to_token(table.end) == "<|endoftext|>"
     with pytest.raises(ValueError, match="read-only"):
         table.rows[0].put(np.array([0]), np.zeros((1, 4), np.float32))

@@ -1,0 +1,124 @@
+"""The hash of a released checkpoint, found in its config.json: which family, which layers, how many rows.
+
+    found = hash_of_config(json.loads(text), "config.json")     # None where the model has no such memory
+    layout = found.layout(canonical_V)
+
+Key names and defaults are those of `transformers` (deepseek_v41, qwen4_exp) and vLLM. A config with half of the keys is refused:
+a guessed number would read every row for the wrong gram.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engram_cli.errors import ArtifactError, RecipeError
+from engram_cli.recipe import HashRecipe
+from engram_cli.table.hashing import FAMILIES
+from engram_cli.table.layout import Layout, plan_layout
+
+Config = Mapping[str, Any]
+_PADS = ("engram_pad_token_id", "engram_pad_id")  # both occur
+_QWEN_DEFAULTS = {
+    "ngram_size": 3,
+    "heads_per_ngram": 8,
+    "ngram_vocab_size_base": 20_000_000,
+    "make_ngram_vocab_size_divisible_by": 128,
+    "seed": 1234,
+}
+
+
+@dataclass(frozen=True)
+class FoundHash:
+    """What a config says of its table.
+
+    hash: as a recipe says it; dim: numbers per row; vocab: ids that are hashed; pad: raw id in slots of which a window sees
+    nothing; rows: of each layer's matrix, where the config declares them.
+    """
+
+    hash: HashRecipe
+    dim: int
+    vocab: int
+    pad: int
+    rows: tuple[int, ...] | None
+
+    def layout(self, canonical_V: Sequence[int]) -> Layout:
+        """The layout; `canonical_V` is the token map, used where the family hashes canonical ids."""
+        pad = int(canonical_V[self.pad]) if FAMILIES[self.hash.family].canonical else self.pad
+        return plan_layout(self.hash, self.vocab, pad)
+
+
+def hash_of_config(config: Config, source: str) -> FoundHash | None:
+    """What `config`, or its `text_config`, says of a table; None where it names no layers that have one.
+
+    source: names the file in messages. Raises ArtifactError where a key is missing or is not what it must be.
+    """
+    text = config.get("text_config")
+    keys = _Keys({**config, **text} if isinstance(text, Mapping) else config, source)
+    for names_layers, read in (("engram_layer_ids", _deepseek), ("ple_layer_ids", _qwen)):
+        if keys.config.get(names_layers):
+            found = read(keys)
+            try:
+                found.hash.check()
+            except RecipeError as error:
+                raise ArtifactError(f"{source} asks for a hash that cannot be ({error})") from None
+            return found
+    return None
+
+
+@dataclass(frozen=True)
+class _Keys:
+    config: Config
+    source: str
+
+    def whole(self, key: str, default: int | None = None) -> int:
+        value = self.config.get(key, default)
+        if type(value) is not int or value < 0:
+            raise self._error(key, "a whole number, 0 or more")
+        return value
+
+    def list(self, key: str) -> tuple[int, ...]:
+        values = self.config.get(key)
+        if not isinstance(values, list) or not all(type(value) is int and value >= 0 for value in values):
+            raise self._error(key, "a list of whole numbers")
+        return tuple(values)
+
+    def _error(self, key: str, rule: str) -> ArtifactError:
+        found = f"it is {self.config[key]!r}" if key in self.config else "there is none"
+        return ArtifactError(f"`{key}` of {self.source} must be {rule}, but {found}; get the checkpoint's config again")
+
+
+def _deepseek(keys: _Keys) -> FoundHash:
+    layers, rows = keys.list("engram_layer_ids"), keys.list("engram_num_embeddings")
+    if len(rows) != len(layers):
+        raise ArtifactError(
+            f"`engram_num_embeddings` of {keys.source} must have a number for each of `engram_layer_ids`, but there "
+            f"are {len(rows)} for {len(layers)}; get the checkpoint's config again"
+        )
+    orders = tuple(range(2, keys.whole("engram_max_ngram_size") + 1))
+    size = keys.whole("engram_vocab_size")
+    recipe = HashRecipe(orders, keys.whole("engram_n_heads"), (size,), layers, family="deepseek-v4.1")
+    pad = keys.whole(next((key for key in _PADS if key in keys.config), _PADS[0]))
+    return FoundHash(recipe, keys.whole("engram_head_dim"), keys.whole("engram_compressed_vocab_size"), pad, rows)
+
+
+def _qwen(keys: _Keys) -> FoundHash:
+    orders, heads, size, multiple, seed = (keys.whole(key, default) for key, default in _QWEN_DEFAULTS.items())
+    recipe = HashRecipe(
+        orders=tuple(range(2, orders + 1)),
+        heads=heads,
+        size=(size,),
+        layers=tuple(sorted(set(keys.list("ple_layer_ids")))),
+        seed=seed,
+        family="qwen-ple",
+        multiple=multiple,
+    )
+    width = keys.whole("ple_embed_dim", keys.config.get("hidden_size"))
+    all_heads = heads * len(recipe.orders)
+    if not all_heads or width % all_heads:
+        raise ArtifactError(
+            f"`ple_embed_dim` of {keys.source} must be a multiple of its {all_heads} heads, but it is {width}; get the "
+            "checkpoint's config again"
+        )
+    ends = keys.config.get("eos_token_id")  # a list where several tokens end a text; the first is the one that is hashed
+    end = _Keys({"eos_token_id": ends[0]}, keys.source) if isinstance(ends, list) and ends else keys
+    return FoundHash(recipe, width // all_heads, keys.whole("vocab_size"), end.whole("eos_token_id"), None)
