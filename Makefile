@@ -26,6 +26,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: install  ## extract, build, collisions, bench and one answer on the shipped text (about ten minutes on two cores)
 	$(ENGRAM) extract docs/corpus/*.jsonl.zst --train-tokenizer 8192 --out demo/ngrams --force
+	$(ENGRAM) inspect demo/ngrams --out demo/counts --force
 	$(ENGRAM) build demo/ngrams --recipe tables/demo.toml --minutes 3 --out demo/table --force
 	$(ENGRAM) collisions demo/ngrams --table demo/table --out demo/collisions --force
 	$(ENGRAM) bench demo/ngrams --recipe tables/demo.toml --minutes 1 --out demo/bench --force

@@ -77,7 +77,7 @@ def inspect(artifact: Artifact) -> Report:
         except KeyError as error:
             raise ArtifactError(f"the manifest of {artifact.path} lacks the figure {error}; make the artifact again") from None
         facts = {**dict(_origin(artifact)), **found.facts}
-        return Report("inspect", title, facts, {**found.tables, **tables}, found.notes)
+        return Report(found.about, found.title, facts, {**found.tables, **tables}, found.notes)
     facts = {**dict(_origin(artifact)), **dict(_facts(artifact))}
     return Report("inspect", title, facts, {**(_table_parts(artifact) if kind == "table" else {}), **tables})
 

@@ -10,11 +10,13 @@ from engram_cli.corpus import curves
 from engram_cli.corpus.artifact import NGrams, ngrams_file
 from engram_cli.corpus.ngrams import WideGrams
 from engram_cli.corpus.ready_files import column_reader
+from engram_cli.errors import ArtifactError
 from engram_cli.report.report import Measure, Report, Scalar, column, table
-from engram_cli.store.schema import ngrams_schema
+from engram_cli.store.schema import SPECTRUM, ngrams_schema
 
 _TOP = 10  # grams of each order
 _BLOCK = 1 << 20  # rows
+_ZIPF = 2**0.5  # ranks of the curve shown grow by this factor
 
 ORDERS = [
     column("order", pa.int32()),
@@ -33,6 +35,11 @@ GROWTH = [
     column("tokens", pa.int64(), "tokens"),  # drawn from all
     column("distinct", pa.float64(), "grams"),  # expected among them
 ]
+ZIPF = [
+    column("order", pa.int32()),
+    column("rank", pa.int64(), "grams"),  # by frequency, the most frequent gram first
+    column("count", pa.int64(), "tokens"),  # occurrences of the gram of that rank
+]
 _SCREEN = 12  # rows of a curve shown
 TOP = [
     column("order", pa.int32()),
@@ -50,11 +57,11 @@ def summarise(ngrams: NGrams) -> Report:
     tables = {
         "orders": table(ORDERS, _orders(facts, spectra), title="Grams"),
         "top": table(TOP, (record for order in ngrams.orders for record in _top(ngrams, order)), title="Most frequent grams"),
+        "coverage": table(COVERAGE, _coverage(spectra), title="What the most frequent grams hold", limit=_SCREEN),
+        "growth": table(GROWTH, _growth(spectra), title="Distinct grams among fewer tokens", limit=0),
+        "zipf": table(ZIPF, _zipf(spectra), title="Occurrences of a gram by its rank", limit=0),
     }
-    if spectra:
-        tables["coverage"] = table(COVERAGE, _coverage(spectra), title="What the most frequent grams hold", limit=_SCREEN)
-        tables["growth"] = table(GROWTH, _growth(spectra), title="Distinct grams among fewer tokens", limit=0)
-    return Report("inspect", f"{ngrams.artifact.path}: n-grams of {facts['tokens']:,} tokens", dict(_facts(ngrams)), tables, notes)
+    return Report("ngrams", f"{ngrams.artifact.path}: n-grams of {facts['tokens']:,} tokens", dict(_facts(ngrams)), tables, notes)
 
 
 def _facts(ngrams: NGrams) -> Iterator[tuple[str, Scalar | Measure]]:
@@ -62,6 +69,7 @@ def _facts(ngrams: NGrams) -> Iterator[tuple[str, Scalar | Measure]]:
     yield "documents", Measure(facts["documents"], "documents")
     yield "tokens", Measure(facts["tokens"], "tokens")
     yield "text", Measure(facts["bytes"], "bytes")
+    yield "tokens per byte", facts["tokens"] / facts["bytes"]
     yield "bytes per token", facts["bytes"] / facts["tokens"]
     yield "held-out documents", Measure(facts["held_out_documents"], "documents")
     yield "held-out tokens", Measure(facts["held_out_tokens"], "tokens")
@@ -76,16 +84,24 @@ def _facts(ngrams: NGrams) -> Iterator[tuple[str, Scalar | Measure]]:
 
 
 def _spectra(ngrams: NGrams) -> dict[int, curves.Curve]:
-    """The spectra of counts; none in artifacts of before there were any."""
-    known = curves.FILE in ngrams.artifact.manifest.files
-    return curves.from_arrow(ngrams.artifact.table(curves.FILE)) if known else {}
+    """The spectra of the counts. Raises ArtifactError where one does not add up to the tokens, as every order's does."""
+    spectra = curves.from_arrow(ngrams.artifact.table(curves.FILE, SPECTRUM))
+    tokens = ngrams.artifact.manifest.facts["tokens"]
+    for order in ngrams.orders:
+        occurrences = spectra[order].occurrences if order in spectra else 0
+        if occurrences != tokens:
+            raise ArtifactError(
+                f"the spectrum of an order adds up to the tokens, {tokens}, but that of order {order} in {ngrams.artifact.path} to "
+                f"{occurrences}: the artifact is damaged; run engram extract again"
+            )
+    return spectra
 
 
 def _orders(facts: Any, spectra: Mapping[int, curves.Curve]) -> Iterator[dict[str, Any]]:
     for order in facts["orders"]:
         distinct, singletons = facts["distinct"][str(order)], facts["singletons"][str(order)]
         record = {"order": order, "distinct": distinct, "singletons": singletons, "singleton_share": singletons / max(1, distinct)}
-        yield record | ({"growth": spectra[order].exponent()} if order in spectra else {})
+        yield record | {"growth": spectra[order].exponent()}
 
 
 def _coverage(spectra: Mapping[int, curves.Curve]) -> Iterator[dict[str, Any]]:
@@ -99,6 +115,16 @@ def _growth(spectra: Mapping[int, curves.Curve]) -> Iterator[dict[str, Any]]:
     for order, curve in spectra.items():
         for tokens, distinct in zip(*map(np.ndarray.tolist, curve.growth()), strict=True):
             yield {"order": order, "tokens": tokens, "distinct": distinct}
+
+
+def _zipf(spectra: Mapping[int, curves.Curve]) -> Iterator[dict[str, Any]]:
+    """The curve at ranks that grow by a factor, and at the last one."""
+    for order, curve in spectra.items():
+        rank_C, count_C = curve.zipf()
+        ranks = np.append(_ZIPF ** np.arange(2 * int(rank_C[-1]).bit_length() - 1), rank_C[-1]).astype(np.int64)
+        rank_P = np.unique(np.minimum(ranks, rank_C[-1]))
+        for rank, count in zip(rank_P.tolist(), count_C[np.searchsorted(rank_C, rank_P)].tolist(), strict=True):
+            yield {"order": order, "rank": rank, "count": count}
 
 
 def _top(ngrams: NGrams, order: int) -> Iterator[dict[str, Any]]:

@@ -127,4 +127,48 @@ def _draw_bench(report: Report, directory: Path) -> Path:
     return save_figure(figure, directory / "bench.png")
 
 
-_PAINTERS: Mapping[str, Callable[[Report, Path], Path]] = {"bench": _draw_bench, "collisions": _draw_collisions}
+def _draw_ngrams(report: Report, directory: Path) -> Path:
+    """What sizes a table, a line for each order: how often the frequent grams occur, what they hold, how many more text brings."""
+    figure, axes = new_figure(1, 3, 13.5, 4.3)
+    zipf, coverage, growth = axes[0]
+    _draw_orders(zipf, report, "zipf", "rank", "count")
+    zipf.set(yscale="log", xlabel="rank of a gram by frequency", ylabel="occurrences", title="How often grams occur (Zipf)")
+    _draw_orders(coverage, report, "coverage", "top_grams", "share", 100.0)
+    coverage.set(
+        ylim=(0, 105),
+        xlabel="number of the most frequent grams",
+        ylabel="share of all occurrences, %",
+        title="What the most frequent grams hold",
+    )
+    _draw_orders(growth, report, "growth", "tokens", "distinct")
+    growth.set(yscale="log", xlabel="tokens drawn from the corpus", ylabel="distinct grams", title="What more text brings (Heaps)")
+    for axis in (zipf, growth):
+        axis.yaxis.set_major_formatter(_in_thousands)
+    growth.legend(frameon=False, fontsize=8.5, loc="upper left")
+    figure.suptitle(report.title, fontsize=12, fontweight="bold")
+    return save_figure(figure, directory / "ngrams.png")
+
+
+def _draw_orders(axis: Any, report: Report, name: str, x: str, y: str, scale: float = 1.0) -> None:
+    """A line for each order from the columns `x`, on a logarithmic scale, and `y` of a table."""
+    points = report.tables[name].to_pylist()
+    for order, colour in zip(sorted({point["order"] for point in points}), COLOURS, strict=False):
+        line = [(point[x], scale * point[y]) for point in points if point["order"] == order]
+        axis.plot(*zip(*sorted(line), strict=True), "-", color=colour, linewidth=1.8, label=f"{order}-grams")
+    axis.set(xscale="log")
+    axis.xaxis.set_major_formatter(_in_thousands)
+
+
+def _in_thousands(value: float, position: int) -> str:
+    """A power of ten on an axis: 100, 1 k, 10 k, 1 M."""
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:g} {letter}"
+    return f"{value:g}"
+
+
+_PAINTERS: Mapping[str, Callable[[Report, Path], Path]] = {
+    "bench": _draw_bench,
+    "collisions": _draw_collisions,
+    "ngrams": _draw_ngrams,
+}

@@ -26,7 +26,7 @@ from engram_cli.store.stream import ColumnWriter
 from engram_cli.store.tensors import TensorSpec, map_tensor, read_tensor_specs
 
 SMALL = 1 << 24  # bytes; digested in a few milliseconds, so that damage is found where it is met and not only by `engram verify`
-KINDS = {"ngrams": "engram extract", "table": "engram build", "report": "engram collisions or engram bench"}
+KINDS = {"ngrams": "engram extract", "table": "engram build", "report": "engram collisions, bench or inspect, with --out"}
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,20 @@ def test_json_is_one_document(ngrams_path: Path, capsys: Output) -> None:
     assert [record["file"] for record in document["tables"]["files"]] == list(open_artifact(ngrams_path).manifest.files)
 
 
+def test_what_was_found_is_kept_with_its_picture(ngrams_path: Path, tmp_path: Path, capsys: Output) -> None:
+    assert run(["inspect", str(ngrams_path), "--out", str(tmp_path / "counts")]) == 0
+    shown = capsys.readouterr().out
+    saved = open_artifact(tmp_path / "counts", "report")
+    assert "ngrams.png" in saved.manifest.files
+    assert saved.manifest.inputs == {"ngrams": open_artifact(ngrams_path).digest}
+    assert run(["inspect", str(tmp_path / "counts")]) == 0
+    assert capsys.readouterr().out == shown
+    assert run(["inspect", str(ngrams_path), "--out", str(tmp_path / "counts")]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert run(["inspect", str(tmp_path), "--out", str(tmp_path / "all")]) == 0
+    assert open_artifact(tmp_path / "all").manifest.inputs == {"counts": saved.digest}
+
+
 def test_what_is_no_artifact_is_refused(tmp_path: Path, capsys: Output) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")

@@ -223,7 +223,7 @@ NGRAM_LIES: Lies = {
         for name in ("vocab", "canonical_vocab", "pad", "end", "bits", "orders")
     },
     "orders that are none": (fact(orders=3), BOTH, "lacks the fact"),
-    "an order without a file": (fact(orders=[1, 2, 3, 4]), LOOKED, "lacks the figure '4'"),
+    "an order without a file": (fact(orders=[1, 2, 3, 4]), LOOKED, "that of order 4"),
     "another token map": (fact(token_map_digest="00" * 16), BOTH, "map"),
     "counts without counts": (
         columns("ngrams-2.arrow", lambda t: t.select(["gram"])),
@@ -244,6 +244,16 @@ NGRAM_LIES: Lies = {
         columns("ngrams-2.arrow", lambda t: raised(t, "count", 2**63)),
         HASHED,
         "add up to the tokens",
+    ),
+    "a spectrum of other counts": (
+        columns("spectrum.arrow", lambda t: raised(t, "grams", 2**63)),
+        LOOKED,
+        "adds up to the tokens",
+    ),
+    "a spectrum without an order": (
+        columns("spectrum.arrow", lambda t: t.slice(0, 1)),
+        LOOKED,
+        "adds up to the tokens",
     ),
     "a token beyond the vocabulary": (
         columns("tokens.arrow", lambda t: raised(t, "token", 60_000)),

@@ -25,6 +25,19 @@ def test_fewer_grams_than_are_shown_are_all_shown(tmp_path: Path) -> None:
     assert shown == {order: min(10, len(ngrams.counts(order)[0])) for order in ngrams.orders}
 
 
+def test_curves_are_those_of_the_counts(ngrams: NGrams) -> None:
+    tables = {name: table.to_pylist() for name, table in summarise(ngrams).tables.items()}
+    for order in ngrams.orders:
+        falling = sorted(ngrams.counts(order)[1].tolist(), reverse=True)
+        zipf = {record["rank"]: record["count"] for record in tables["zipf"] if record["order"] == order}
+        assert {1, 2, 4, 8, len(falling)} <= set(zipf)
+        assert all(count == falling[rank - 1] for rank, count in zipf.items())
+        coverage = {record["top_grams"]: record["share"] for record in tables["coverage"] if record["order"] == order}
+        assert coverage[4] == sum(falling[:4]) / sum(falling)
+        growth = [record for record in tables["growth"] if record["order"] == order]
+        assert growth[-1] == {"order": order, "tokens": sum(falling), "distinct": len(falling)}
+
+
 def test_nothing_held_out_is_noted(ngrams: NGrams, tmp_path: Path) -> None:
     assert not summarise(ngrams).notes
     report = summarise(open_ngrams(write_ngrams(tmp_path / "one", documents=3, held_out=0)))

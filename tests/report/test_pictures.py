@@ -7,6 +7,7 @@ import pytest
 from engram_cli.corpus.artifact import NGrams
 from engram_cli.recipe import HashRecipe
 from engram_cli.report.collisions import collisions
+from engram_cli.report.ngrams_summary import summarise
 from engram_cli.report.pictures import draw
 from engram_cli.report.report import Report
 from engram_cli.table.layout import plan_layout
@@ -21,6 +22,11 @@ def test_collisions_are_drawn(ngrams: NGrams, tmp_path: Path, recipe: HashRecipe
     layout = plan_layout(recipe, ngrams.canonical_vocab, ngrams.canonical_pad)
     (path,) = draw(collisions(ngrams, layout, name="any", worst=1), tmp_path)
     assert path.parent == tmp_path
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_counts_are_drawn(ngrams: NGrams, tmp_path: Path) -> None:
+    (path,) = draw(summarise(ngrams), tmp_path)
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
