@@ -42,9 +42,18 @@ class FoundHash:
     rows: tuple[int, ...] | None
 
     def layout(self, canonical_V: Sequence[int]) -> Layout:
-        """The layout; `canonical_V` is the token map, used where the family hashes canonical ids."""
-        pad = int(canonical_V[self.pad]) if FAMILIES[self.hash.family].canonical else self.pad
-        return plan_layout(self.hash, self.vocab, pad)
+        """The layout; `canonical_V` is the token map, used where the family hashes canonical ids.
+
+        Raises ArtifactError where the map has no such pad.
+        """
+        if not FAMILIES[self.hash.family].canonical:
+            return plan_layout(self.hash, self.vocab, self.pad)
+        if self.pad >= len(canonical_V):
+            raise ArtifactError(
+                f"the pad must be a token, but the config names {self.pad} and the tokenizer has {len(canonical_V)}; the two do not "
+                "belong together"
+            )
+        return plan_layout(self.hash, self.vocab, int(canonical_V[self.pad]))
 
 
 def hash_of_config(config: Config, source: str) -> FoundHash | None:
@@ -70,10 +79,10 @@ class _Keys:
     config: Config
     source: str
 
-    def whole(self, key: str, default: int | None = None) -> int:
+    def whole(self, key: str, default: int | None = None, least: int = 0) -> int:
         value = self.config.get(key, default)
-        if type(value) is not int or value < 0:
-            raise self._error(key, "a whole number, 0 or more")
+        if type(value) is not int or value < least:
+            raise self._error(key, f"a whole number, {least} or more")
         return value
 
     def list(self, key: str) -> tuple[int, ...]:
@@ -98,7 +107,8 @@ def _deepseek(keys: _Keys) -> FoundHash:
     size = keys.whole("engram_vocab_size")
     recipe = HashRecipe(orders, keys.whole("engram_n_heads"), (size,), layers, family="deepseek-v4.1")
     pad = keys.whole(next((key for key in _PADS if key in keys.config), _PADS[0]))
-    return FoundHash(recipe, keys.whole("engram_head_dim"), keys.whole("engram_compressed_vocab_size"), pad, rows)
+    dim, vocab = keys.whole("engram_head_dim", least=1), keys.whole("engram_compressed_vocab_size", least=2)
+    return FoundHash(recipe, dim, vocab, pad, rows)
 
 
 def _qwen(keys: _Keys) -> FoundHash:
@@ -112,7 +122,7 @@ def _qwen(keys: _Keys) -> FoundHash:
         family="qwen-ple",
         multiple=multiple,
     )
-    width = keys.whole("ple_embed_dim", keys.config.get("hidden_size"))
+    width = keys.whole("ple_embed_dim", keys.config.get("hidden_size"), least=1)
     all_heads = heads * len(recipe.orders)
     if not all_heads or width % all_heads:
         raise ArtifactError(
@@ -121,4 +131,4 @@ def _qwen(keys: _Keys) -> FoundHash:
         )
     ends = keys.config.get("eos_token_id")  # a list where several tokens end a text; the first is the one that is hashed
     end = _Keys({"eos_token_id": ends[0]}, keys.source) if isinstance(ends, list) and ends else keys
-    return FoundHash(recipe, width // all_heads, keys.whole("vocab_size"), end.whole("eos_token_id"), None)
+    return FoundHash(recipe, width // all_heads, keys.whole("vocab_size", least=2), end.whole("eos_token_id"), None)

@@ -1,5 +1,7 @@
 """The layout: what follows from a recipe, and what is read back from disk."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from engram_cli.errors import ArtifactError
 from engram_cli.recipe import HashRecipe
 from engram_cli.store.schema import LAYOUT
+from engram_cli.table.hashing import FAMILIES
 from engram_cli.table.layout import Layout, plan_layout
 
 RECIPE = HashRecipe(orders=(2, 4), heads=3, size=(50, 100), layers=(1, 7), seed=3)
@@ -19,6 +22,7 @@ HASHES = st.builds(
     size=st.integers(2, 3000).map(lambda size: (size,)),
     layers=st.sets(st.integers(0, 30), min_size=1, max_size=3).map(lambda layers: tuple(sorted(layers))),
     seed=st.integers(0, 1000),
+    multiple=st.integers(1, 200),
 )
 
 
@@ -27,15 +31,30 @@ def test_heads_lie_end_to_end_without_gaps(recipe: HashRecipe, vocab: int) -> No
     for layer in plan_layout(recipe, vocab, pad=0).layers:
         ends = np.cumsum(layer.primes_H)
         assert layer.offsets_H == (0, *ends[:-1].tolist())
-        assert layer.rows == ends[-1]
+        assert layer.rows % recipe.multiple == 0
+        assert 0 <= layer.rows - ends[-1] < recipe.multiple
         assert layer.heads == len(recipe.orders) * recipe.heads
         assert layer.orders == recipe.orders
 
 
-@given(recipe=HASHES, vocab=st.integers(2, 200_000), pad=st.integers(0, 1))
-def test_what_is_read_back_is_what_was_planned(recipe: HashRecipe, vocab: int, pad: int) -> None:
-    layout = plan_layout(recipe, vocab, pad)
+@given(recipe=HASHES, vocab=st.integers(2, 200_000), pad=st.integers(0, 1), family=st.sampled_from(sorted(FAMILIES)))
+def test_what_is_read_back_is_what_was_planned(recipe: HashRecipe, vocab: int, pad: int, family: str) -> None:
+    layout = plan_layout(replace(recipe, family=family), vocab, pad)
     assert Layout.from_arrow(layout.to_arrow()) == layout
+
+
+def test_a_layout_from_before_families_is_the_demos() -> None:
+    layout = plan_layout(RECIPE, 100, pad=5)
+    older = layout.to_arrow()
+    metadata = {key: value for key, value in older.schema.metadata.items() if key not in (b"family", b"multiple")}
+    assert Layout.from_arrow(older.replace_schema_metadata(metadata)) == layout
+
+
+@pytest.mark.parametrize(("key", "value"), [("family", "next year's"), ("multiple", "0"), ("multiple", "x")])
+def test_a_layout_of_an_unknown_family_or_multiple_is_refused(key: str, value: str) -> None:
+    table = plan_layout(RECIPE, 100, pad=0).to_arrow()
+    with pytest.raises(ArtifactError, match=r"layout[.]arrow"):
+        Layout.from_arrow(table.replace_schema_metadata(table.schema.metadata | {key.encode(): value.encode()}))
 
 
 def test_layout_table_has_the_columns_of_the_schema() -> None:
