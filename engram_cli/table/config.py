@@ -50,8 +50,8 @@ class FoundHash:
             return plan_layout(self.hash, self.vocab, self.pad)
         if self.pad >= len(canonical_V):
             raise ArtifactError(
-                f"the pad must be a token, but the config names {self.pad} and the tokenizer has {len(canonical_V)}; the two do not "
-                "belong together"
+                f"the pad must be a token, but the config names {self.pad} and the tokenizer has {len(canonical_V)}; they do "
+                "not belong together"
             )
         return plan_layout(self.hash, self.vocab, int(canonical_V[self.pad]))
 
