@@ -9,7 +9,6 @@ same ids on a sample of the corpus at hand; a text in which an added token occur
 import json
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +18,6 @@ from tokenizers import Tokenizer
 Ids = npt.NDArray[Any]  # uint16 or uint32
 _SAMPLE = 1 << 18  # characters of the corpus that both encoders are tried on
 _WORTH = 8  # characters of text for an id of the vocabulary: with less, making the fast encoder takes longer than it saves
-_HUGE = 1 << 22  # characters of a document from which on it is cut to be encoded on several threads
 _NONE: set[str] = set()
 _NEVER = "\0\0"  # tiktoken searches every text for its special tokens, byte by byte where it has none
 
@@ -27,7 +25,7 @@ _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)
 _CJK = "一-龥぀-ゟ゠-ヿ"
 _OTHER = rf"&&[^\p{{N}}{_CJK}]"  # what earlier splits have not cut out
 # patterns of successive splits -> one pattern that cuts alike, written so that tiktoken's engine need not go back
-_SPLITS: Mapping[tuple[str, ...], str] = {
+SPLITS: Mapping[tuple[str, ...], str] = {
     (_GPT2,): r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
     (
         r"\p{N}{1,3}",
@@ -46,7 +44,6 @@ _SPLITS: Mapping[tuple[str, ...], str] = {
         rf"\s*[\r\n]+|\s++$|\s+(?![^\s\p{{N}}{_CJK}])|\s"
     ),
 }
-_CUT = re.compile("(?<=[A-Za-z]) (?=[A-Za-z])")  # no known pattern has a match across the beginning of such a space
 # characters that came with Unicode 13 to 17, and those that engines fold, count or trim each in their way
 _PROBE = (
     "a\u08c7 \u0870x \u1c89\u1c8a b\ua7cb \ua7dd 1\U00010d40 \U0001e4f0 \U00010efd\U0001df00 \U00031350 \U0002ebf0 \U000323b0 "
@@ -94,15 +91,14 @@ class TiktokenEncoder:
         from tiktoken import Encoding
 
         specification = json.loads(tokenizer.to_str())
-        known = _splits(specification)
+        known = splits_of(specification)
         ranks, ids_R = _ranks(specification, tokenizer)
-        pattern = _SPLITS.get(known, known[0])
+        pattern = SPLITS.get(known, known[0])
         pattern += f"|(?s:(?:(?!{pattern}).)+)"  # what no match covers is a piece too
         self.core = Encoding("engram", pat_str=pattern, mergeable_ranks=ranks, special_tokens={_NEVER: len(ranks)})._core_bpe
         self.ids_R = ids_R.astype(dtype)
         self.closing = [] if end is None else [end]
         self.calls = threads
-        self.may_cut = known in _SPLITS
         added = [re.escape(token["content"]) for token in specification["added_tokens"] if not token["special"]]
         self.added = re.compile("|".join(sorted(added))) if added else None
         self.library = TokenizersEncoder(tokenizer, dtype, end)
@@ -114,19 +110,16 @@ class TiktokenEncoder:
         if self.added and self.added.search(text):
             return self.library.encode([text])[0]
         try:
-            parts = [self._piece(text)] if len(text) < _HUGE else self._pieces(text)
+            ranks_T = self._piece(text)
         except Exception as error:
             return self._refused(text, error)
         except BaseException as error:  # a panic of its code is no Exception
             if type(error).__name__ != "PanicException":
                 raise
             return self._refused(text, error)
-        ids_T = np.empty(sum(map(len, parts)) + len(self.closing), dtype=self.ids_R.dtype)
-        begin = 0
-        for ranks_T in parts:
-            np.take(self.ids_R, ranks_T, out=ids_T[begin : begin + len(ranks_T)], mode="clip")
-            begin += len(ranks_T)
-        ids_T[begin:] = self.closing
+        ids_T = np.empty(len(ranks_T) + len(self.closing), dtype=self.ids_R.dtype)
+        np.take(self.ids_R, ranks_T, out=ids_T[: len(ranks_T)], mode="clip")
+        ids_T[len(ranks_T) :] = self.closing
         return ids_T
 
     def _refused(self, text: str, error: BaseException) -> Ids:
@@ -137,11 +130,6 @@ class TiktokenEncoder:
 
     def _piece(self, text: str) -> npt.NDArray[np.uint32]:
         return np.frombuffer(self.core.encode_to_tiktoken_buffer(text, _NONE), np.uint32)
-
-    def _pieces(self, text: str) -> list[npt.NDArray[np.uint32]]:
-        """A huge text, cut where no token reaches across, on all threads."""
-        with ThreadPoolExecutor(self.calls) as pool:
-            return list(pool.map(self._piece, cut(text, _HUGE // 4) if self.may_cut else [text]))
 
 
 def choose_encoder(tokenizer: Tokenizer, sample: Sequence[str], dtype: npt.DTypeLike, end: int | None, threads: int = 1) -> Encoder:
@@ -161,15 +149,6 @@ def choose_encoder(tokenizer: Tokenizer, sample: Sequence[str], dtype: npt.DType
     return fast if same else library
 
 
-def cut(text: str, size: int) -> list[str]:
-    """`text` in pieces of at least `size` characters, each but the first beginning with a space between two ASCII letters."""
-    pieces, begin = [], 0
-    while match := _CUT.search(text, begin + size):
-        pieces.append(text[begin : match.start()])
-        begin = match.start()
-    return [*pieces, text[begin:]]
-
-
 def _excerpts(sample: Sequence[str]) -> list[str]:
     """Some _SAMPLE characters of the texts, a little of each rather than all of a few."""
     step = max(1, len(sample) // 256)
@@ -177,7 +156,7 @@ def _excerpts(sample: Sequence[str]) -> list[str]:
     return [text[: max(64, _SAMPLE // len(chosen))] for text in chosen]
 
 
-def _splits(specification: Mapping[str, Any]) -> tuple[str, ...]:
+def splits_of(specification: Mapping[str, Any]) -> tuple[str, ...]:
     """The regular expressions that text is split by, one after the other. Raises ValueError where ids depend on more than that."""
     normalizer = specification["normalizer"]
     _must(normalizer is None or normalizer == {"type": "Sequence", "normalizers": []}, "a normaliser")
@@ -192,7 +171,7 @@ def _splits(specification: Mapping[str, Any]) -> tuple[str, ...]:
         patterns.append(split["pattern"]["Regex"])
     if last.get("use_regex", True):
         patterns.append(_GPT2)
-    _must(len(patterns) == 1 or tuple(patterns) in _SPLITS, "several splits")
+    _must(len(patterns) == 1 or tuple(patterns) in SPLITS, "several splits")
     return tuple(patterns)
 
 

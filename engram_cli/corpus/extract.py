@@ -16,9 +16,11 @@ import xxhash
 
 from engram_cli.corpus import curves, engine, ngrams
 from engram_cli.corpus.artifact import TOKENIZER, ngrams_file
+from engram_cli.corpus.budget import share_out
 from engram_cli.corpus.cascade import Tally
 from engram_cli.corpus.checkpoint import FILE as PROGRESS
 from engram_cli.corpus.checkpoint import Checkpoint, write_whole
+from engram_cli.corpus.cutting import may_cut
 from engram_cli.corpus.duplicates import seen_in
 from engram_cli.corpus.reader import Reader
 from engram_cli.corpus.ready import ReadyReader, ReadySource, find_ready
@@ -115,13 +117,13 @@ def _extract(corpus: Sources, settings: Settings, means: Means, draft: Draft, pr
     checkpoint = Checkpoint(draft.scratch, settings.identity | {"corpus": stamps})
     stages = _Stages(progress, 3 if settings.train_vocab is None else 4)
     sources = _spooled(corpus, draft.scratch / "spools")
-    vocabulary = make_vocabulary(_tokenizer(sources, settings, draft.scratch, stages), settings, progress)
+    vocabulary = make_vocabulary(_tokenizer(sources, settings, means.memory, draft.scratch, stages), settings, progress)
     packing = ngrams.Packing(settings.orders, vocabulary.bits, int(vocabulary.token_map.canonical_V[vocabulary.pad]))
     engine.plan(means.memory, 1 << 40, 0, means.threads, packing)  # says at once where memory cannot suffice
     seen = None if settings.keep_duplicates else seen_in(settings.besides)
     with TokenFiles(draft, vocabulary.vocab, vocabulary.end, settings.held_out, checkpoint, seen) as tokens:
         stages.next(f"encoding ({_expected_disk(sources, settings)})")
-        reader = _read(sources, settings, vocabulary, means.threads, tokens, progress)
+        reader = _read(sources, settings, vocabulary, means, tokens, progress)
         _refuse_changed(corpus, stamps)
         _tell_what_is_missing(reader, tokens, settings.held_out, progress)
         tallies = _count(tokens, vocabulary, packing, settings, means, draft, stages)
@@ -158,23 +160,25 @@ def _spooled(corpus: Sources, spools: Path) -> Sources:
     )
 
 
-def _reader(sources: Sources, settings: Settings) -> Reader:
+def _reader(sources: Sources, settings: Settings, memory: int, cuts: bool = True) -> Reader:
     return Reader(
         [source for source in sources if isinstance(source, Source)],
         text_field=settings.text_field or "text",
         encoding_errors=settings.encoding_errors,
         document_separator=settings.document_separator,
+        budget=share_out(memory),
+        cuts=cuts,
     )
 
 
 def _read(
-    sources: Sources, settings: Settings, vocabulary: Vocabulary, threads: int, tokens: TokenFiles, progress: ProgressLike
+    sources: Sources, settings: Settings, vocabulary: Vocabulary, means: Means, tokens: TokenFiles, progress: ProgressLike
 ) -> Reader | ReadyReader:
     """Bring all of the corpus into `tokens`; returns what it was read by."""
     ready = [source for source in sources if isinstance(source, ReadySource)]
     if not ready:
-        reader = _reader(sources, settings)
-        tokens.encode(reader, vocabulary.tokenizer, threads, progress)
+        reader = _reader(sources, settings, means.memory, may_cut(vocabulary.tokenizer))
+        tokens.encode(reader, vocabulary.tokenizer, means.threads, progress)
         return reader
     options = {"token_dtype": settings.token_dtype, "token_field": settings.token_field}
     ready_reader = ReadyReader(ready, vocabulary.tokenizer, tokens.dtype, vocabulary.end, **options)
@@ -203,7 +207,7 @@ class _Stages:
         return self.progress
 
 
-def _tokenizer(sources: Sources, settings: Settings, work: Path, stages: _Stages) -> Path:
+def _tokenizer(sources: Sources, settings: Settings, memory: int, work: Path, stages: _Stages) -> Path:
     """The tokenizer.json that was given, or one that is trained (or was, before it was killed)."""
     if settings.train_vocab is None:
         assert settings.tokenizer is not None
@@ -211,7 +215,7 @@ def _tokenizer(sources: Sources, settings: Settings, work: Path, stages: _Stages
     stages.next(f"training a tokenizer of {settings.train_vocab:,} ids")
     path = work / TOKENIZER
     if not path.exists():
-        trained = train(_reader(sources, settings), settings.train_vocab, settings.held_out, stages.progress)
+        trained = train(_reader(sources, settings, memory), settings.train_vocab, settings.held_out, stages.progress)
         write_whole(path, trained.to_str(pretty=True).encode())
     return path
 

@@ -186,6 +186,30 @@ class Bytes:
                 yield block
 
 
+class Again:
+    """A second stream over a source, which follows the first: what was read there is read once more, stretch after stretch.
+
+    Whatever the stretches, the source is read at most twice, and nothing is kept.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.blocks = iter(Bytes(source))
+        self.block, self.at = b"", 0  # the block last read, and where it begins in the (decompressed) source
+
+    def read(self, begin: int, end: int) -> Iterator[bytes]:
+        """The bytes from `begin` to before `end`; `begin` lies not before where the last stretch ended."""
+        while begin < end:
+            if begin >= self.at + len(self.block):
+                self.at += len(self.block)
+                self.block = next(self.blocks, b"")
+                if not self.block:
+                    return  # it became shorter: that it changed is told at the end
+            part = self.block[max(0, begin - self.at) : end - self.at]
+            if part:
+                begin += len(part)
+                yield part
+
+
 def _read(stream: IO[bytes], source: Source) -> bytes:
     try:
         return stream.read(_BLOCK)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,8 @@ from engram_cli.store.stream import ColumnWriter
 TOKENS = "tokens.arrow"
 DOCUMENTS = "documents.arrow"
 COMMIT = 1 << 27  # bytes of text between two commits
-_BATCH = 2 << 20  # bytes of text encoded in one call
+SAMPLE = 2 << 20  # bytes of text that the encoder is chosen on, whatever the memory
+_BLOCK = 2 << 20  # bytes copied at once
 _RECORDS = 1 << 16  # documents in one batch of documents.arrow
 _AHEAD = 2  # batches that wait to be encoded
 _LOW = (1 << 64) - 1
@@ -47,18 +48,27 @@ def is_held_out(document: Document, share: float) -> bool:
     return document.digest < int(share * (1 << 128))
 
 
-def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Documents in batches of about 2 MiB of text."""
+def batches(documents: Iterable[Document], most: int = SAMPLE) -> Iterator[list[Document]]:
+    """Documents, and pieces of long ones, in batches of about `most` bytes of text."""
     batch: list[Document] = []
     size = 0
     for document in documents:
         batch.append(document)
         size += document.bytes
-        if size >= _BATCH:
+        if size >= most:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def _after(documents: Iterable[Document], read: int) -> Iterator[Document]:
+    """The documents behind the first `read`, whose pieces are passed over."""
+    for document in documents:
+        if not read:
+            yield document
+        elif document.last:
+            read -= 1
 
 
 class Part:
@@ -78,8 +88,13 @@ class Part:
         self.bytes = sum(self.bytes_D)
 
     def add(self, document: Document, ids_T: Ids) -> None:
+        """A document or its first piece, or where it goes on the next one."""
         self.ids.write([ids_T])
         self.bytes += document.bytes
+        if not document.first:
+            self.length_D[-1] += len(ids_T)
+            self.bytes_D[-1] += document.bytes
+            return
         self.length_D.append(len(ids_T))
         self.bytes_D.append(document.bytes)
         self.high_D.append(document.digest >> 64)
@@ -133,6 +148,16 @@ class Part:
         return [f"{high:016x}{low:016x}" for high, low in zip(self.high_D, self.low_D, strict=True)]
 
 
+class _Pending(NamedTuple):
+    """A batch that is being encoded. done: how far the reader was with it; dropped: documents seen before; bytes: of the others."""
+
+    batch: list[Document]
+    ids: Future[list[Ids]]
+    done: int
+    dropped: int
+    bytes: int
+
+
 class TokenFiles:
     """The tokens and documents of an n-gram artifact while they are written into `draft`; a context that closes its files.
 
@@ -157,6 +182,7 @@ class TokenFiles:
         self.training = Part(draft.path / TOKENS, self.schema, draft.scratch, state.get("training"))
         self.held_out = Part(draft.scratch / "held_out", self.schema, draft.scratch, state.get("held_out"))
         self.seen = seen
+        self.keeping = True  # the document whose pieces are read
         for part in (self.training, self.held_out):
             self._fresh(part.high_D, part.low_D)
 
@@ -182,30 +208,41 @@ class TokenFiles:
         """Encode all documents of `reader` that were not read before; the next batches are read while one is encoded."""
         uncommitted = 0
 
-        def take(batch: Sequence[Document], ids: Future[list[Ids]], done: int, dropped: int) -> None:
+        def take(pending: _Pending) -> None:
             nonlocal uncommitted
-            self.read += dropped
-            self.duplicates += dropped
-            self._add(batch, ids.result())
-            progress.advance(done, reader.bytes, "bytes", f"{self.tokens:,} tokens")
-            uncommitted += sum(document.bytes for document in batch)
-            if uncommitted >= COMMIT:
+            self.read += pending.dropped
+            self.duplicates += pending.dropped
+            self._add(pending.batch, pending.ids.result())
+            progress.advance(pending.done, reader.bytes, "bytes", f"{self.tokens:,} tokens")
+            uncommitted += pending.bytes
+            if uncommitted >= COMMIT and (not pending.batch or pending.batch[-1].last):
                 self.commit()
                 uncommitted = 0
 
         encoder, documents = self._choose(reader, tokenizer, threads)
+        most, ahead = reader.budget.batch(encoder.calls), _AHEAD + encoder.calls
         with ThreadPoolExecutor(encoder.calls) as pool:
-            waiting: deque[tuple[list[Document], Future[list[Ids]], int, int]] = deque()
-            for batch in batches(documents):
-                halves = ([document.digest >> 64 for document in batch], [document.digest & _LOW for document in batch])
-                fresh = [document for document, is_fresh in zip(batch, self._fresh(*halves), strict=True) if is_fresh]
-                texts = [document.text for document in fresh]
-                waiting.append((fresh, pool.submit(encoder.encode, texts), reader.done, len(batch) - len(fresh)))
-                if len(waiting) > _AHEAD + encoder.calls:
-                    take(*waiting.popleft())
+            waiting: deque[_Pending] = deque()
+            for batch in batches(documents, most):
+                fresh, dropped = self._not_seen(batch)
+                size = sum(document.bytes for document in fresh)
+                while waiting and (len(waiting) > ahead or sum(other.bytes for other in waiting) + size > (ahead + 1) * most):
+                    take(waiting.popleft())
+                ids = pool.submit(encoder.encode, [document.text for document in fresh])
+                waiting.append(_Pending(fresh, ids, reader.done, dropped, size))
             while waiting:
-                take(*waiting.popleft())
+                take(waiting.popleft())
         self.commit()
+
+    def _not_seen(self, batch: Sequence[Document]) -> tuple[list[Document], int]:
+        """(the documents of a batch, or their pieces, that were not seen before; how many were)."""
+        firsts = [document for document in batch if document.first]
+        fresh = self._fresh([document.digest >> 64 for document in firsts], [document.digest & _LOW for document in firsts])
+        answers, kept = iter(fresh), []
+        for document in batch:
+            self.keeping = bool(next(answers)) if document.first else self.keeping
+            kept += [document] if self.keeping else []
+        return kept, len(fresh) - int(fresh.sum())
 
     def take_ready(self, reader: ReadyReader, progress: ProgressLike) -> None:
         """Take the documents of ready tokens that were not read before."""
@@ -248,16 +285,17 @@ class TokenFiles:
     def _choose(self, reader: Reader, tokenizer: Tokenizer, threads: int) -> tuple[Encoder, Iterator[Document]]:
         """The encoder for texts like the first ones of the corpus, and the documents that were not read before."""
         documents = iter(reader)
-        first = next(batches(documents), [])
+        first = next(batches(documents, SAMPLE), [])
         sample = [document.text for document in first]
         encoder = choose_encoder(tokenizer, sample, self.dtype, self.end, threads)
         self.encoder = encoder.name
-        return encoder, islice(chain(first, documents), self.read, None)
+        return encoder, _after(chain(first, documents), self.read)
 
     def _add(self, batch: Sequence[Document], ids: Sequence[Ids]) -> None:
-        self.read += len(batch)
         for document, ids_T in zip(batch, ids, strict=True):
-            if len(ids_T):
+            self.read += document.last
+            ids_T = ids_T if document.last or self.end is None else ids_T[:-1]  # the end token closes the last piece
+            if len(ids_T) or not (document.first and document.last):
                 (self.held_out if is_held_out(document, self.share) else self.training).add(document, ids_T)
 
     def stored(self, canonical_V: npt.NDArray[np.uint32]) -> Tokens:
@@ -272,7 +310,7 @@ class TokenFiles:
         self.held_out.ids.flush()
         with self.held_out.ids.path.open("rb") as file:
             file.seek(self.held_out.ids.begin)
-            while block := file.read(_BATCH):
+            while block := file.read(_BLOCK):
                 self.training.ids.write([np.frombuffer(block, dtype=self.dtype)])
         assert self.training.tokens == training + held_out
         self.training.ids.close()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from engram_cli.corpus import encoder as encoders
-from engram_cli.corpus.encoder import Encoder, TiktokenEncoder, TokenizersEncoder, choose_encoder, cut
+from engram_cli.corpus.encoder import Encoder, TiktokenEncoder, TokenizersEncoder, choose_encoder
 from engram_cli.corpus.tokenizer import END, load_tokenizer, train_tokenizer
 from tests.corpora import make_documents
 from tests.corpus.test_canonical import deepseek_tokenizer
@@ -80,14 +80,6 @@ def test_repetitive_and_special_texts(both: tuple[Encoder, Encoder], text: str) 
     assert agree(both, [text])
 
 
-def test_huge_texts_are_cut_where_nothing_reaches_across(both: tuple[Encoder, Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoders, "_HUGE", 64)
-    texts = [" ".join(DOCUMENTS), "x" * 300, "x  y " * 40]
-    assert agree(both, texts)
-    assert len(cut(texts[0], 16)) > 100
-    assert all("".join(cut(text, 16)) == text for text in texts)
-
-
 def test_the_fast_encoder_is_chosen_where_it_is_right() -> None:
     trained = train_tokenizer([DOCUMENTS], 400)
     assert choose_encoder(trained, DOCUMENTS, np.uint16, 0).name == "tiktoken"
@@ -124,7 +116,7 @@ def test_other_tokenizers_are_left_to_the_library() -> None:
 
 
 def test_other_ids_on_the_sample_mean_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoders, "_SPLITS", {(encoders._GPT2,): r"\p{L}+| |[^\p{L} ]+"})
+    monkeypatch.setattr(encoders, "SPLITS", {(encoders._GPT2,): r"\p{L}+| |[^\p{L} ]+"})
     assert choose_encoder(train_tokenizer([DOCUMENTS], 400), DOCUMENTS, np.uint32, None).name == "tokenizers"
 
 

@@ -17,7 +17,7 @@ import pytest
 import xxhash
 from tokenizers import Tokenizer
 
-from engram_cli.corpus import engine, tokens
+from engram_cli.corpus import budget, engine, reader, tokens
 from engram_cli.corpus.artifact import DOCUMENTS, NGrams, open_ngrams
 from engram_cli.corpus.extract import extract
 from engram_cli.corpus.tokenizer import train_tokenizer
@@ -89,7 +89,7 @@ def test_shards_threads_batches_and_records_do_not_show(counted: Callable[..., N
     documents = make_documents(60)
     whole = bytes_of(counted(documents, threads=1).artifact.path)
     monkeypatch.setattr(engine, "count_tokens", partial(engine.count_tokens, stretch=97))
-    monkeypatch.setattr(tokens, "_BATCH", 500)
+    monkeypatch.setattr(budget, "_BATCH", 500)
     cut = bytes_of(counted(documents, threads=3).artifact.path)
     differing = {name for name in whole.keys() | cut.keys() if whole.get(name) != cut.get(name)}
     assert differing <= {"documents.arrow", "manifest.json"}  # which name the corpus file
@@ -304,3 +304,20 @@ def test_a_corpus_that_changes_while_it_is_read_is_refused(tmp_path: Path, token
     with pytest.raises(CorpusError, match=r"must not change .* 1 of its files did, such as .*in.jsonl"):
         extract([corpus], tmp_path / "out", tokenizer=tokenizer_path, progress=Writer())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_document_of_any_length_is_counted_as_a_whole(
+    counted: Callable[..., NGrams], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long, again = " ".join(make_documents(90)), " ".join(make_documents(70, seed=5))
+    documents = [*make_documents(40, seed=2), long, "short", again, long, *make_documents(9, seed=3)]
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("--".join(documents))
+    for held_out in (0.0, 0.5):
+        settings: dict[str, Any] = {"train_vocab": 300, "held_out": held_out, "document_separator": "--"}
+        whole = bytes_of(extract([corpus], tmp_path / f"whole-{held_out}", **settings).path)
+        with monkeypatch.context() as patch:
+            patch.setattr(reader, "PIECE", 300)
+            patch.setattr(reader, "_TEXT", 2000)
+            patch.setattr(budget, "_BATCH", 1000)
+            assert bytes_of(extract([corpus], tmp_path / f"cut-{held_out}", **settings).path) == whole

@@ -13,7 +13,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engram_cli.corpus.reader import Reader, pieces
+from engram_cli.corpus import budget, sources
+from engram_cli.corpus import reader as reading
+from engram_cli.corpus.budget import Budget
+from engram_cli.corpus.reader import Document, Reader, pieces
 from engram_cli.corpus.sources import find_sources
 from engram_cli.errors import CorpusError
 
@@ -116,8 +119,88 @@ def test_pieces_are_those_of_the_whole_whatever_the_blocks(blocks: list[bytes], 
     whole = b"".join(blocks)
     found = list(pieces(iter(blocks), separator))
     expected = whole.split(separator)
-    assert [piece for _, piece in found] == (expected if expected[-1] else expected[:-1])
-    assert all(whole[offset : offset + len(piece)] == piece for offset, piece in found)
+    assert [piece for _, piece, _ in found] == (expected if expected[-1] else expected[:-1])
+    assert all(last and whole[offset : offset + len(piece)] == piece for offset, piece, last in found)
+
+
+@given(st.lists(st.binary(max_size=7), max_size=12), st.sampled_from([b"a", b"ab", b"aa", None]), st.integers(0, 9))
+def test_long_pieces_come_in_parts_that_are_never_much_longer_than_asked(
+    blocks: list[bytes], separator: bytes | None, most: int
+) -> None:
+    whole, joined, held = b"".join(blocks), [b""], True
+    for offset, part, last in pieces(iter(blocks), separator, most):
+        assert whole[offset : offset + len(part)] == part
+        assert last or len(part) <= most + 7
+        joined = [*joined, part] if held else [*joined[:-1], joined[-1] + part]
+        held = last
+    assert held
+    assert joined[1:] == [piece for _, piece, _ in pieces(iter(blocks), separator)]
+
+
+PROSE = "In the river towns Café Wien serves 12 or 345 of them.\n\nПривет мир and 東京に雨が降る。それは\u3000It's so. "
+
+
+@pytest.fixture
+def little(monkeypatch: pytest.MonkeyPatch) -> Budget:
+    """A budget so small that a document of some hundred characters is long."""
+    monkeypatch.setattr(reading, "PIECE", 16)
+    monkeypatch.setattr(sources, "_BLOCK", 50)
+    return Budget(30_000, 32 * 600)
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+@pytest.mark.parametrize("errors", ["strict", "replace"])
+def test_long_documents_come_in_pieces_and_are_known_as_a_whole(
+    tmp_path: Path, little: Budget, monkeypatch: pytest.MonkeyPatch, suffix: str, errors: str
+) -> None:
+    texts = [PROSE * 20, "short", PROSE * 9, " " * 900, PROSE[:40], "x" + PROSE * 3]
+    (tmp_path / ("a.txt" + suffix)).write_bytes(COMPRESS[suffix]("--".join(texts).encode()))
+    (tmp_path / ("b.jsonl" + suffix)).write_bytes(COMPRESS[suffix](jsonl(PROSE * 2, "short")))
+    settings: dict[str, str] = {"document_separator": "--", "encoding_errors": errors}
+    found = find_sources([tmp_path]).sources
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "PIECE", 1 << 20)
+        plain = list(Reader(found, **settings))  # type: ignore[arg-type]
+    assert all(document.first and document.last for document in plain)
+    reader = Reader(found, **settings, budget=little, cuts=True)  # type: ignore[arg-type]
+    for _ in range(2):
+        pieces = list(reader)
+        assert reader.blank == 1
+        assert len(pieces) > 40
+        assert max(len(piece.text) for piece in pieces) < 80
+        joined: list[list[Document]] = []
+        for piece in pieces:
+            joined += [[]] if piece.first else []
+            joined[-1].append(piece)
+        assert ["".join(piece.text for piece in parts) for parts in joined] == [document.text for document in plain]
+        for parts, document in zip(joined, plain, strict=True):
+            assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
+            assert {(part.digest, part.source) for part in parts} == {(document.digest, document.source)}
+            assert sum(part.bytes for part in parts) == document.bytes
+
+
+def test_what_cannot_be_cut_must_fit(tmp_path: Path, little: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "PIECE", 16)
+    (tmp_path / "a.txt").write_text("x" * 1000)
+    (tmp_path / "b.jsonl").write_bytes(jsonl("short", "x" * 1000))
+    for cuts in (True, False):
+        with pytest.raises(CorpusError, match=r"a\.txt has .* characters or more without; give --memory .* or more"):
+            list(Reader(find_sources([tmp_path / "a.txt"]).sources, budget=little, cuts=cuts))
+        with pytest.raises(CorpusError, match=r"but the JSONL line .*b\.jsonl:2 has 1021 B; give --memory 42\.\d KiB or more"):
+            list(Reader(find_sources([tmp_path / "b.jsonl"]).sources, budget=little, cuts=cuts))
+    pq.write_table(pa.table({"text": ["short", "x" * 1000]}), tmp_path / "c.parquet")
+    with pytest.raises(CorpusError, match=r"but a document of .*c\.parquet has 1000 B; give"):
+        list(Reader(find_sources([tmp_path / "c.parquet"]).sources, budget=little))
+
+
+def test_bytes_that_are_no_text_are_located_in_long_documents(tmp_path: Path, little: Budget) -> None:
+    content = b"\xef\xbb\xbf" + PROSE.encode() * 9 + b"\xff" + PROSE.encode()
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(CorpusError, match=rf"0xff at byte {content.index(bytes([255]))} "):
+        list(Reader(find_sources([tmp_path]).sources, budget=little, cuts=True))
+    (tmp_path / "a.txt").write_bytes(content.replace(b"\xff", b"\0"))
+    with pytest.raises(CorpusError, match=rf"one at byte {content.index(bytes([255]))}:"):
+        list(Reader(find_sources([tmp_path]).sources, budget=little, cuts=True))
 
 
 def test_blank_documents_and_empty_files_are_passed_over_and_told(tmp_path: Path) -> None:

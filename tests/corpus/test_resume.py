@@ -18,9 +18,10 @@ from tests.corpora import make_documents, write_jsonl
 
 KILLED = """
 import os, signal, sys
-from engram_cli.corpus import tokens, engine
+from engram_cli.corpus import budget, tokens
 from engram_cli.corpus.extract import extract
-tokens._BATCH, tokens.COMMIT = 3000, 10000
+tokens.SAMPLE, tokens.COMMIT = 3000, 10000
+budget._BATCH = 3000
 def die(*arguments, **settings):
     os.kill(os.getpid(), signal.SIGKILL)
 class Listener:
