@@ -1,9 +1,8 @@
-"""Counting on one machine: tokens on disk -> sorted counts of every order, within a budget of memory, on so many threads.
+"""Counting: tokens on disk -> sorted counts of every order, within a budget of memory, on threads or on a cluster.
 
-    [tokens] -> stretches, counted on threads -> runs, in memory or spilled -> ranges of grams, merged on threads -> cascade ->
-    files
+    [tokens] -> stretches, counted apart -> runs, in memory or spilled -> ranges of grams, merged apart -> cascade -> files
 
-Neither the budget nor the threads nor the order in which stretches are done can be seen in what is written.
+Neither the budget nor the engine nor the order in which stretches are done can be seen in what is written.
 """
 
 import os
@@ -11,16 +10,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from engram_cli.corpus.cascade import Tally, Write, levels
 from engram_cli.corpus.ngrams import Buffers, Packing, Rows, count_stretch
-from engram_cli.corpus.runs import BLOCK, Runs
+from engram_cli.corpus.runs import BLOCK, Range, Room, Run, merge_range, ranges_of, splits_of
 from engram_cli.errors import ResourceError
 from engram_cli.store.resources import format_bytes, resident_memory
 
@@ -29,6 +29,35 @@ _SMALLEST = 1 << 18
 _RANGE = 1 << 17  # rows merged at once, or more where there are many runs: what their blocks share with other ranges is read twice
 _SLACK = 40 << 20  # bytes: what compiling, the interpreter and small arrays take beside the buffers
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Tokens begin..end of a corpus, with what it takes to count them anywhere.
+
+    path, offset, dtype: where their raw ids begin in a file, `context` tokens earlier, and what an id is; starts_D: documents that
+    begin here; first_D, last_D: first and last token of those that end here. All count from the first token of the context.
+    """
+
+    begin: int
+    end: int
+    context: int
+    path: Path
+    offset: int
+    dtype: np.dtype[Any]
+    starts_D: npt.NDArray[np.int64]
+    first_D: npt.NDArray[np.int64]
+    last_D: npt.NDArray[np.int64]
+
+    def read(self, buffers: Buffers) -> npt.NDArray[Any]:
+        """Raw ids, those of the context first, in a buffer."""
+        size = self.context + self.end - self.begin
+        ids_T = buffers.take("ids", size, self.dtype)[:size]
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            read = file.readinto(ids_T.data)
+        assert read == ids_T.nbytes, (self.path, self.begin, self.end)
+        return ids_T
 
 
 @dataclass(frozen=True)
@@ -43,15 +72,18 @@ class Tokens:
     starts_D: npt.NDArray[np.int64]
     canonical_V: npt.NDArray[np.uint32]
 
-    def read(self, begin: int, end: int, buffers: Buffers) -> npt.NDArray[Any]:
-        """Raw ids begin..end, in a buffer."""
-        width = np.dtype(self.dtype).itemsize
-        ids_T = buffers.take("ids", end - begin, self.dtype)[: end - begin]
-        with self.path.open("rb") as file:
-            file.seek(self.offset + begin * width)
-            read = file.readinto(ids_T.data)
-        assert read == ids_T.nbytes, (self.path, begin, end)
-        return ids_T
+    def stretches(self, size: int, order: int) -> Iterator[Stretch]:
+        """All tokens in stretches of `size`, to be counted in grams of `order`."""
+        last_D = np.append(self.starts_D[1:], self.tokens) - 1
+        dtype = np.dtype(self.dtype)
+        for begin in range(0, self.tokens, size):
+            end = min(begin + size, self.tokens)
+            context = min(begin, order - 1)
+            offset = begin - context
+            inside = slice(*np.searchsorted(self.starts_D, [offset, end]))
+            ending = slice(*np.searchsorted(last_D, [begin, end]))
+            documents = (self.starts_D[inside] - offset, self.starts_D[ending] - offset, last_D[ending] - offset)
+            yield Stretch(begin, end, context, self.path, self.offset + offset * dtype.itemsize, dtype, *documents)
 
 
 @dataclass(frozen=True)
@@ -79,14 +111,62 @@ def plan(memory: int, tokens: int, documents: int, threads: int, packing: Packin
     return Plan(max(1, min(stretch, fitting, -(-tokens // threads))), int(free * 0.3), int(free * 0.5 / (threads + 2) / merging))
 
 
+class Engine(Protocol):
+    """Where the work of an extraction is done: `Local`, or a cluster (engine_ray.py).
+
+    Its tasks are plain functions of what they are given, so that one may be done anywhere, and again where it was lost.
+    """
+
+    def plan(self, memory: int, tokens: int, documents: int, packing: Packing, stretch: int) -> Plan:
+        """How to count so many tokens in `memory`. Raises ResourceError where it does not suffice."""
+
+    def count(
+        self, stretches: Iterable[Stretch], canonical_V: npt.NDArray[np.uint32], packing: Packing, room: Room
+    ) -> Iterator[tuple[Run, Rows]]:
+        """What `count_part` gives for each of the stretches, in order, its run kept in `room`."""
+
+    def merge(self, ranges: Iterable[Range]) -> Iterator[Rows]:
+        """What `merge_range` gives for each of the ranges, in order."""
+
+
+class Local:
+    """So many threads of this process."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    def plan(self, memory: int, tokens: int, documents: int, packing: Packing, stretch: int = STRETCH) -> Plan:
+        return plan(memory, tokens, documents, self.threads, packing, stretch)
+
+    def count(
+        self, stretches: Iterable[Stretch], canonical_V: npt.NDArray[np.uint32], packing: Packing, room: Room
+    ) -> Iterator[tuple[Run, Rows]]:
+        pool: SimpleQueue[Buffers] = SimpleQueue()
+        for _ in range(self.threads):
+            pool.put(Buffers())
+
+        def count(stretch: Stretch) -> tuple[Run, Rows]:
+            buffers = pool.get()
+            try:
+                rows, ends = count_part(stretch, canonical_V, packing, buffers)
+                return room.keep(rows, str(stretch.begin)), ends
+            finally:
+                pool.put(buffers)  # others wait for it, also where this one failed
+
+        return _in_order((partial(count, stretch) for stretch in stretches), self.threads)
+
+    def merge(self, ranges: Iterable[Range]) -> Iterator[Rows]:
+        return _in_order((partial(merge_range, part) for part in ranges), self.threads)
+
+
 def count_tokens(
     tokens: Tokens,
     packing: Packing,
     writes: Sequence[Write],
     *,
+    engine: Engine,
     memory: int,
     tmp: Path,
-    threads: int = 1,
     min_count: int = 1,
     stretch: int = STRETCH,
     counted: Callable[[int], None] = lambda tokens: None,
@@ -94,72 +174,46 @@ def count_tokens(
 ) -> list[Tally]:
     """Count grams of orders 1 to `packing.order`, and give each order's, sorted and in stretches, to its one of `writes`.
 
-    memory: bytes this process may take; tmp: folder for runs that do not fit, made when needed (the caller removes it); min_count:
-    rarer grams are not written; counted: told the tokens counted so far; written: told how many of how many ranges are.
-    Returns what was written, by order. Raises ResourceError where memory or disk do not suffice.
+    engine: where it is done; memory: bytes this machine may take; tmp: folder for runs that do not fit, made when needed (the
+    caller removes it); min_count: rarer grams are not written; counted: told the tokens counted so far; written: told how many of
+    how many ranges are. Returns what was written, by order. Raises ResourceError where memory or disk do not suffice.
     """
-    planned = plan(memory, tokens.tokens, len(tokens.starts_D), threads, packing, stretch)
-    runs = Runs(planned.room, packing.wide, tmp)
-    ends = _count_stretches(tokens, packing, runs, planned.stretch, threads, counted)
-    made = levels(packing, ends, writes, min_count)
-    ranges = runs.ranges(min(planned.rows, max(_RANGE, 8 * BLOCK * len(runs.runs))))
-    for number, rows in enumerate(_in_order(ranges, threads), 1):
+    planned = engine.plan(memory, tokens.tokens, len(tokens.starts_D), packing, stretch)
+    runs: list[Run] = []
+    ends: list[Rows] = []
+    stretches = tokens.stretches(planned.stretch, packing.order)
+    for run, ending in engine.count(stretches, tokens.canonical_V, packing, Room(planned.room, tmp)):
+        runs.append(run)
+        ends.append(ending)
+        counted(min(len(runs) * planned.stretch, tokens.tokens))
+    made = levels(packing, _all(ends), writes, min_count)
+    splits = splits_of(runs, min(planned.rows, max(_RANGE, 8 * BLOCK * len(runs))))
+    for number, rows in enumerate(engine.merge(ranges_of(runs, splits, packing.wide)), 1):
         made[-1].take(rows)
-        written(number, len(ranges))
+        written(number, len(splits) + 1)
     made[-1].finish()
     return [level.tally for level in made]
 
 
-def _count_stretches(
-    tokens: Tokens, packing: Packing, runs: Runs, stretch: int, threads: int, counted: Callable[[int], None]
-) -> Rows:
-    """Count all stretches into `runs`; returns the last window of each document."""
-    starts_D = tokens.starts_D
-    last_D = np.append(starts_D[1:], tokens.tokens) - 1
-    ends = Rows(
-        np.empty(len(last_D), np.uint64), np.empty(len(last_D), np.uint64) if packing.wide else None, np.empty(0, np.uint32)
-    )
-    pool: SimpleQueue[Buffers] = SimpleQueue()
-    for _ in range(threads):
-        pool.put(Buffers())
-
-    def count(begin: int, buffers: Buffers) -> int:
-        end = min(begin + stretch, tokens.tokens)
-        context = min(begin, packing.order - 1)
-        offset = begin - context
-        ids_T = tokens.read(offset, end, buffers)
-        inside = slice(*np.searchsorted(starts_D, [offset, end]))
-        runs.add(count_stretch(ids_T, tokens.canonical_V, starts_D[inside] - offset, context, packing, buffers))
-        ending = slice(*np.searchsorted(last_D, [begin, end]))
-        _last_windows(ids_T, tokens.canonical_V, starts_D[ending] - offset, last_D[ending] - offset, packing, ends, ending)
-        return end
-
-    def count_in_buffers(begin: int) -> int:
-        buffers = pool.get()
-        try:
-            return count(begin, buffers)
-        finally:
-            pool.put(buffers)  # others wait for it, also where this one failed
-
-    for end in _in_order([lambda b=begin: count_in_buffers(b) for begin in range(0, tokens.tokens, stretch)], threads):  # type: ignore[misc]
-        counted(end)
-    return ends
-
-
-def _last_windows(
-    ids_T: npt.NDArray[Any],
-    canonical_V: npt.NDArray[np.uint32],
-    first_D: npt.NDArray[np.int64],
-    last_D: npt.NDArray[np.int64],
-    packing: Packing,
-    ends: Rows,
-    ending: slice,
-) -> None:
+def count_part(
+    stretch: Stretch, canonical_V: npt.NDArray[np.uint32], packing: Packing, buffers: Buffers
+) -> tuple[Rows, Rows]:
+    """(sorted counts of a stretch, in `buffers` until they are used again; the last window of each document that ends in it)."""
     from engram_cli.corpus import kernels
 
+    ids_T = stretch.read(buffers)
+    rows = count_stretch(ids_T, canonical_V, stretch.starts_D, stretch.context, packing, buffers)
+    size = len(stretch.last_D)
+    ends = Rows(np.empty(size, np.uint64), np.empty(size, np.uint64) if packing.wide else None, np.empty(0, np.uint32))
     windows = (np.array(packing.blank), np.array(packing.mask), np.uint64(packing.bits))
-    top = None if ends.top is None else ends.top[ending]
-    kernels.last_windows(ids_T, canonical_V, first_D, last_D, packing.order, *windows, ends.key[ending], top)
+    kernels.last_windows(ids_T, canonical_V, stretch.first_D, stretch.last_D, packing.order, *windows, ends.key, ends.top)
+    return rows, ends
+
+
+def _all(parts: list[Rows]) -> Rows:
+    """Last windows of all documents, in one."""
+    tops = [part.top for part in parts if part.top is not None]
+    return Rows(np.concatenate([part.key for part in parts]), np.concatenate(tops) if tops else None, parts[0].counts)
 
 
 def _in_order(work: Iterable[Callable[[], _T]], threads: int) -> Iterator[_T]:

@@ -119,7 +119,7 @@ def _extract(corpus: Sources, settings: Settings, means: Means, draft: Draft, pr
     sources = _spooled(corpus, draft.scratch / "spools")
     vocabulary = make_vocabulary(_tokenizer(sources, settings, means.memory, draft.scratch, stages), settings, progress)
     packing = ngrams.Packing(settings.orders, vocabulary.bits, int(vocabulary.token_map.canonical_V[vocabulary.pad]))
-    engine.plan(means.memory, 1 << 40, 0, means.threads, packing)  # says at once where memory cannot suffice
+    engine.Local(means.threads).plan(means.memory, 1 << 40, 0, packing)  # says at once where memory cannot suffice
     seen = None if settings.keep_duplicates else seen_in(settings.besides)
     with TokenFiles(draft, vocabulary.vocab, vocabulary.end, settings.held_out, checkpoint, seen) as tokens:
         stages.next(f"encoding ({_expected_disk(sources, settings)})")
@@ -273,9 +273,9 @@ def _count(
                 stored,
                 packing,
                 [writer.write for writer in writers],
+                engine=engine.Local(means.threads),
                 memory=means.memory,
                 tmp=spill,
-                threads=means.threads,
                 min_count=settings.min_count,
                 counted=counted,
                 written=lambda done, total: progress.advance(done, total, "ranges"),

@@ -8,7 +8,7 @@ are what threads share.
 
 import errno
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -29,65 +29,70 @@ Gram = tuple[int, int]  # (top, key): compares as grams do
 
 @dataclass
 class Run:
-    """A packed run. data: its bytes, or where they lie; first: the first gram of each block; rows: of each; ends: where each
-    ends."""
+    """A packed run, or some blocks of one. data: its bytes, or where they lie; begin: where the first block does among them; first:
+    the first gram of each block; rows: of each; ends: where each ends."""
 
     data: npt.NDArray[np.uint8] | Path
+    begin: int = 0
     first: list[Gram] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
 
-    def blocks(self, begin: Gram | None, end: Gram | None) -> range:
+    def part(self, begin: Gram | None, end: Gram | None) -> "Run":
         """The blocks in which grams from `begin` to before `end` may lie."""
         first = 0 if begin is None else max(0, bisect_right(self.first, begin) - 1)
         last = len(self.first) if end is None else bisect_right(self.first, end)
-        return range(first, last)
+        starts_at = self.ends[first - 1] if first else self.begin
+        return Run(self.data, starts_at, self.first[first:last], self.rows[first:last], self.ends[first:last])
 
-    def read(self, blocks: range, into: Rows, to: int) -> int:
-        """Unpack blocks into rows from `to` on; returns where they end."""
+    def read(self, into: Rows, to: int) -> int:
+        """Unpack into rows from `to` on; returns where they end."""
         from engram_cli.corpus import merge_kernels
 
-        if not blocks:
+        if not self.rows:
             return to
-        chosen = slice(blocks.start, blocks.stop)
-        top, key = np.array(self.first[chosen], dtype=np.uint64).T.copy()
-        data = self._bytes(self.ends[blocks.start - 1] if blocks.start else 0, self.ends[blocks.stop - 1])
+        top, key = np.array(self.first, dtype=np.uint64).T.copy()
         tops = None if into.top is None else top
-        return int(merge_kernels.read_blocks(data, np.array(self.rows[chosen]), key, tops, *into, to))
+        return int(merge_kernels.read_blocks(self._bytes(), np.array(self.rows), key, tops, *into, to))
 
-    def _bytes(self, begin: int, end: int) -> npt.NDArray[np.uint8]:
+    def _bytes(self) -> npt.NDArray[np.uint8]:
         if not isinstance(self.data, Path):
-            return self.data[begin:end]
-        data = np.empty(end - begin, dtype=np.uint8)
+            return self.data[self.begin : self.ends[-1]]
+        data = np.empty(self.ends[-1] - self.begin, dtype=np.uint8)
         with self.data.open("rb") as file:
-            file.seek(begin)
+            file.seek(self.begin)
             read = file.readinto(data.data)
         assert read == len(data), self.data
         return data
 
 
-class Runs:
-    """All runs of one corpus.
+@dataclass(frozen=True)
+class Range:
+    """Grams from `begin` to before `end` (None: no limit): what runs have of them, to be merged by itself, anywhere."""
 
-    room: bytes of runs that may lie in memory; wide: whether grams are; folder: where the others go, made when it is first needed.
-    Threads share `add`. Raises ResourceError where the disk is full.
+    begin: Gram | None
+    end: Gram | None
+    wide: bool
+    runs: list[Run]
+
+
+class Room:
+    """Where runs are kept: the first `room` bytes in memory, the others in `folder`, made when it is first needed. Threads share it.
+
+    Raises ResourceError where the disk is full.
     """
 
-    def __init__(self, room: int, wide: bool, folder: Path) -> None:
+    def __init__(self, room: int, folder: Path) -> None:
         self.room = room
-        self.wide = wide
         self.folder = folder
-        self.runs: list[Run] = []
         self.spilled = 0  # bytes
         self.lock = Lock()
 
-    def add(self, rows: Rows) -> None:
-        """Take over sorted rows."""
+    def keep(self, rows: Rows, name: str) -> Run:
+        """Sorted rows as a run; `name`: of its file, if it comes to that."""
         packed, run = _packed(rows)
         size = sum(map(len, packed))
         with self.lock:
-            number = len(self.runs)
-            self.runs.append(run)
             in_memory = size <= self.room
             if in_memory:
                 self.room -= size
@@ -96,8 +101,9 @@ class Runs:
         if in_memory:
             run.data = np.concatenate(packed) if packed else run.data
         else:
-            run.data = self.folder / str(number)
+            run.data = self.folder / name
             self._spill(packed, run.data)
+        return run
 
     def _spill(self, packed: list[npt.NDArray[np.uint8]], path: Path) -> None:
         try:
@@ -113,24 +119,30 @@ class Runs:
                 f"{format_bytes(self.spilled)}; make room, give another --tmp or more --memory, and go on with --resume"
             ) from None
 
-    def ranges(self, rows: int) -> list[Callable[[], Rows]]:
-        """The merged counts as stretches of about `rows` rows read, ascending; each may be called on a thread of its own."""
-        firsts = sorted(first for run in self.runs for first in run.first)
-        splits = [None, *sorted(set(firsts[:: max(1, rows // BLOCK)][1:])), None]
-        return [lambda b=b, e=e: self._read(b, e) for b, e in pairwise(splits)]  # type: ignore[misc]
 
-    def _read(self, begin: Gram | None, end: Gram | None) -> Rows:
-        """The grams from `begin` to before `end` of all runs, merged."""
-        blocks = [run.blocks(begin, end) for run in self.runs]
-        rows = sum(sum(run.rows[part.start : part.stop]) for run, part in zip(self.runs, blocks, strict=True))
-        whole = Rows(np.empty(rows, np.uint64), np.empty(rows, np.uint64) if self.wide else None, np.empty(rows, np.uint64))
-        bounds = [0]
-        for run, part in zip(self.runs, blocks, strict=True):
-            bounds.append(run.read(part, whole, bounds[-1]))
-        begin_K, end_K = np.array(bounds[:-1]), np.array(bounds[1:])
-        first_K = begin_K if begin is None else bounds_of(whole, begin_K, end_K, begin)
-        last_K = end_K if end is None else bounds_of(whole, begin_K, end_K, end)
-        return merge_rows(whole, first_K, last_K)
+def splits_of(runs: Sequence[Run], rows: int) -> list[Gram]:
+    """The grams between ranges of about `rows` rows each, ascending."""
+    firsts = sorted(first for run in runs for first in run.first)
+    return sorted(set(firsts[:: max(1, rows // BLOCK)][1:]))
+
+
+def ranges_of(runs: Sequence[Run], splits: Sequence[Gram], wide: bool) -> Iterator[Range]:
+    """What lies between the splits, ascending: all of the runs. wide: whether grams are."""
+    for begin, end in pairwise([None, *splits, None]):
+        yield Range(begin, end, wide, [run.part(begin, end) for run in runs])
+
+
+def merge_range(part: Range) -> Rows:
+    """The counts of one range, sorted."""
+    rows = sum(sum(run.rows) for run in part.runs)
+    whole = Rows(np.empty(rows, np.uint64), np.empty(rows, np.uint64) if part.wide else None, np.empty(rows, np.uint64))
+    bounds = [0]
+    for run in part.runs:
+        bounds.append(run.read(whole, bounds[-1]))
+    begin_K, end_K = np.array(bounds[:-1]), np.array(bounds[1:])
+    first_K = begin_K if part.begin is None else bounds_of(whole, begin_K, end_K, part.begin)
+    last_K = end_K if part.end is None else bounds_of(whole, begin_K, end_K, part.end)
+    return merge_rows(whole, first_K, last_K)
 
 
 def _packed(rows: Rows) -> tuple[list[npt.NDArray[np.uint8]], Run]:

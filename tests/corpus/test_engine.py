@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engram_cli.corpus import engine, runs
 from engram_cli.corpus.cascade import Tally
-from engram_cli.corpus.engine import Plan, Tokens, count_tokens, plan
+from engram_cli.corpus.engine import Local, Plan, Tokens, count_tokens, plan
 from engram_cli.corpus.ngrams import Packing, count_shard, positions
 from engram_cli.errors import ResourceError
 from tests.strategies import MAX_ID, documents, laid_end_to_end
@@ -21,7 +21,13 @@ Columns = list[npt.NDArray[Any]]
 
 
 def count(
-    folder: Path, ids_T: npt.NDArray[Any], starts_D: npt.NDArray[np.int64], packing: Packing, planned: Plan, **settings: Any
+    folder: Path,
+    ids_T: npt.NDArray[Any],
+    starts_D: npt.NDArray[np.int64],
+    packing: Packing,
+    planned: Plan,
+    threads: int = 1,
+    **settings: Any,
 ) -> tuple[list[Columns], list[Tally]]:
     """The columns of each order and what was written, counted as `planned`."""
     (folder / "ids").write_bytes(ids_T.tobytes())
@@ -30,7 +36,8 @@ def count(
     parts: list[list[Columns]] = [[] for _ in range(packing.order)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "plan", lambda *arguments: planned)
-        tallies = count_tokens(tokens, packing, [part.append for part in parts], memory=0, tmp=folder / "spill", **settings)
+        means = {"engine": Local(threads), "memory": 0, "tmp": folder / "spill"}
+        tallies = count_tokens(tokens, packing, [part.append for part in parts], **means, **settings)
     return [[np.concatenate(column) for column in zip(*part, strict=True)] for part in parts], tallies
 
 
