@@ -37,6 +37,7 @@ def catalogue() -> str:
     recipes = {path.name: load_recipe(path) for path in sorted((ROOT / "tables").glob("*.toml"))}
     columns = (
         "recipe",
+        "hash",
         "layers",
         "orders",
         "heads per order",
@@ -52,7 +53,11 @@ def catalogue() -> str:
     told = [f"**{name}** {recipe.description.strip()}" for name, recipe in recipes.items() if recipe.description]
     return (
         "# Tables\n\nOne commented TOML file for each table; what is built from it lands beside it and is not tracked. "
-        "Generated from the recipes by `make docs`.\n\n" + "\n".join(lines) + "\n\n" + "\n\n".join(told) + "\n"
+        "Those of other people's models are there to be looked into and compared with. Generated from the recipes by `make docs`.\n\n"
+        + "\n".join(lines)
+        + "\n\n"
+        + "\n\n".join(told)
+        + "\n"
     )
 
 
@@ -64,7 +69,7 @@ def figures(recipe: Recipe) -> tuple[str, ...]:
     read = len(hashed.layers) * len(hashed.orders) * hashed.heads * row_bytes
     listed = (", ".join(map(str, numbers)) for numbers in (hashed.layers, hashed.orders))
     counted = (f"{number:,}" for number in (rows * dim, rows * row_bytes, read))
-    return (*listed, str(hashed.heads), f"{rows:,}", str(dim), recipe.rows.dtype, *counted)
+    return (hashed.family, *listed, str(hashed.heads), f"{rows:,}", str(dim), recipe.rows.dtype, *counted)
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engram_cli.errors import RecipeError
-from engram_cli.recipe import HashRecipe, Recipe, TrainingRecipe, load_recipe, parse_recipe
+from engram_cli.recipe import HashRecipe, Recipe, RowsRecipe, TrainingRecipe, load_recipe, parse_recipe
 
 
 def test_an_empty_recipe_has_the_defaults() -> None:
@@ -36,6 +36,24 @@ RECIPES = st.builds(
 @example(recipe=Recipe(name='\x7f \x00 " \\ \u2028'))
 def test_what_an_artifact_records_is_the_recipe(recipe: Recipe) -> None:
     assert parse_recipe(recipe.to_toml()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("dtype", "row_bytes"), [("f32", 256), ("bf16", 128), ("fp8-block", 66), ("fp8-scalar", 64), ("int8-row", 68)]
+)
+def test_a_row_has_its_scales_with_it(dtype: str, row_bytes: int) -> None:
+    assert RowsRecipe(dim=64, dtype=dtype).row_bytes == row_bytes
+
+
+def test_what_is_someone_elses_is_not_built() -> None:
+    foreign = parse_recipe('[host]\nname = "theirs"\nwidth = 5120\nbranches = 4')
+    assert parse_recipe(foreign.to_toml()) == foreign
+    assert "feed_forward" not in foreign.to_toml()
+    with pytest.raises(RecipeError, match="`host.name` must be engram, .* but it is theirs"):
+        foreign.check_buildable()
+    with pytest.raises(RecipeError, match="`rows.dtype` must be one of f32, f16, bf16, .* but it is fp8-scalar"):
+        parse_recipe('[rows]\ndtype = "fp8-scalar"').check_buildable()
+    parse_recipe("").check_buildable()
 
 
 def test_one_number_stands_for_a_list_of_one() -> None:

@@ -1,6 +1,7 @@
 """The hash: golden numbers of published tables, and agreement of numpy, torch and plain Python."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,17 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engram_cli.errors import RecipeError
-from engram_cli.recipe import HashRecipe
+from engram_cli.recipe import HashRecipe, Recipe, load_recipe
 from engram_cli.table.hashing import head_primes, multipliers, primes_above, row_ids, windows
 from engram_cli.table.layout import LayerLayout, Layout, plan_layout
 from tests.strategies import documents, laid_end_to_end
 
+TABLES = Path(__file__).parents[2] / "tables"
 DEEPSEEK_CANONICAL = 99_092  # canonical ids of the DeepSeek tokenizer
 VOCABS = st.integers(2, 1 << 21)
 
 
 def published(orders: tuple[int, ...], heads: int, size: int, layers: tuple[int, ...]) -> Layout:
     return plan_layout(HashRecipe(orders, heads, (size,), layers), DEEPSEEK_CANONICAL, pad=2)
+
+
+def shipped(name: str) -> tuple[Recipe, Layout]:
+    recipe = load_recipe(TABLES / f"{name}.toml")
+    return recipe, plan_layout(recipe.hash, DEEPSEEK_CANONICAL, pad=2)
 
 
 def test_demo_has_the_published_primes_and_rows() -> None:
@@ -30,23 +37,32 @@ def test_demo_has_the_published_primes_and_rows() -> None:
 
 
 def test_deepseek_v41_flash_has_the_published_rows_bytes_and_multipliers() -> None:
-    first, second = published((2, 3, 4), 8, 16_000_000, (1, 14)).layers
+    recipe, layout = shipped("deepseek-v4.1-flash")
+    first, second = layout.layers
     assert (first.rows, second.rows) == (384_006_168, 384_016_682)
     assert (first.primes_H[0], second.primes_H[0]) == (16_000_057, 16_000_477)
     assert first.multipliers_N == (76632096046245, 4839876093313, 35959672319349, 73987337458391)
     assert second.multipliers_N == (67716810739261, 51510806800915, 30921347202721, 82619226485591)
-    assert round((first.rows + second.rows) * 264 / 2**30, 2) == 188.83  # 256 FP8 numbers and 8 scales a row
+    assert recipe.rows.row_bytes == 264  # 256 FP8 numbers and 8 scales
+    assert [round(layer.rows * 264 / 2**30, 3) for layer in layout.layers] == [94.415, 94.418]
+    assert round(layout.rows * 264 / 2**30, 2) == 188.83
     assert (first.heads + second.heads) * 264 == 12_672  # bytes read per token
 
 
-@pytest.mark.parametrize(("size", "billions"), [(2_262_400, 5.79), (7_239_680, 18.53)], ids=["27B", "40B"])
-def test_paper_tables_have_the_published_parameters(size: int, billions: float) -> None:
-    assert round(published((2, 3), 8, size, (2, 15)).rows * 80 / 1e9, 2) == billions
+@pytest.mark.parametrize(("name", "billions"), [("engram-27b", 5.79), ("engram-40b", 18.53)])
+def test_paper_tables_have_the_published_parameters(name: str, billions: float) -> None:
+    recipe, layout = shipped(name)
+    assert recipe.rows.dim == 80
+    assert round(layout.rows * recipe.rows.dim / 1e9, 2) == billions
 
 
-def test_qwen_primes_are_those_above_its_base() -> None:
-    (layer,) = published((2, 3), 8, 20_000_000, (2,)).layers
-    assert (layer.primes_H[0], layer.primes_H[-1], layer.rows) == (20_000_003, 20_000_171, 320_001_446)
+def test_qwen_has_the_published_primes_rows_and_bytes() -> None:
+    recipe, layout = shipped("qwen-ple")
+    (layer,) = layout.layers
+    assert (layer.primes_H[0], layer.primes_H[-1], sum(layer.primes_H)) == (20_000_003, 20_000_171, 320_001_446)
+    assert layer.rows == 320_001_536  # a multiple of 128
+    assert (layer.layer, recipe.rows.row_bytes) == (1, 160)
+    assert round(layer.rows * recipe.rows.row_bytes / 2**30, 2) == 47.68
 
 
 def test_primes_are_prime_and_none_is_left_out() -> None:
