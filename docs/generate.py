@@ -53,7 +53,7 @@ def catalogue() -> str:
     told = [f"**{name}** {recipe.description.strip()}" for name, recipe in recipes.items() if recipe.description]
     return (
         "# Tables\n\nOne commented TOML file for each table; what is built from it lands beside it and is not tracked. "
-        "Those of other people's models are there to be looked into and compared with. Generated from the recipes by `make docs`.\n\n"
+        "Those of other people's models are there to be looked into. Generated from the recipes by `make docs`.\n\n"
         + "\n".join(lines)
         + "\n\n"
         + "\n\n".join(told)
