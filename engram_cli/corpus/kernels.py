@@ -62,17 +62,17 @@ def tally(
     """
     at = 0
     for segment in range(len(starts) + 1):
-        end = starts[segment] if segment < len(starts) else len(ids)
+        part = ids[at : starts[segment] if segment < len(starts) else len(ids)]
         high, low = blank[0], blank[1]
-        while at < end:
+        for index in range(len(part)):
             high = ((high << bits) | (low >> (_64 - bits))) & mask[0]
-            low = ((low << bits) | np.uint64(canonical[ids[at]])) & mask[1]
-            if at >= context:
+            low = ((low << bits) | np.uint64(canonical[part[index]])) & mask[1]
+            if at + index >= context:
                 if top is None:
                     counts_P[low >> shift] += 1
                 else:
                     counts_P[_digit(high, low, shift)] += 1
-            at += 1
+        at += len(part)
 
 
 @_compiled
@@ -93,12 +93,12 @@ def scatter(
     """Write each gram to the place that next_B has for the bucket of its prefix. Arguments as for `tally`."""
     at = 0
     for segment in range(len(starts) + 1):
-        end = starts[segment] if segment < len(starts) else len(ids)
+        part = ids[at : starts[segment] if segment < len(starts) else len(ids)]
         high, low = blank[0], blank[1]
-        while at < end:
+        for index in range(len(part)):
             high = ((high << bits) | (low >> (_64 - bits))) & mask[0]
-            low = ((low << bits) | np.uint64(canonical[ids[at]])) & mask[1]
-            if at >= context:
+            low = ((low << bits) | np.uint64(canonical[part[index]])) & mask[1]
+            if at + index >= context:
                 if top is None:
                     bucket = bucket_P[low >> shift]
                     place = next_B[bucket]
@@ -107,8 +107,8 @@ def scatter(
                     place = next_B[bucket]
                     top[place] = high
                 key[place] = low
-                next_B[bucket] = place + 1
-            at += 1
+                next_B[bucket] = place + _ONE
+        at += len(part)
 
 
 @_compiled
@@ -127,103 +127,88 @@ def last_windows(
 
 
 @_compiled
-def _differing(key: Any, top: Any, begin: Any, end: Any) -> Any:
-    """(top, key) of the bits in which grams of begin..end differ."""
+def _part(column: Any, begin: Any, end: Any) -> Any:
+    """Rows begin..end of a column that may be None."""
+    if column is None:
+        return None
+    return column[begin:end]
+
+
+@_compiled
+def _differing(key: Any, top: Any) -> Any:
+    """(top, key) of the bits in which grams differ."""
     low = np.uint64(0)
     high = np.uint64(0)
-    for at in range(begin, end):
-        low |= key[at] ^ key[begin]
+    first = key[0]
+    for at in range(len(key)):
+        low |= key[at] ^ first
     if top is not None:
-        for at in range(begin, end):
-            high |= top[at] ^ top[begin]
+        first = top[0]
+        for at in range(len(top)):
+            high |= top[at] ^ first
     return high, low
 
 
 @_compiled
-def _split(key: Any, top: Any, begin: Any, end: Any, to_key: Any, to_top: Any, to: Any, width: Any, next_P: Any) -> Any:
-    """Scatter grams that differ in their low `width` bits by the highest of those; next_P then holds where each part ends."""
-    digits = min(width, DIGIT)
-    shift = np.uint64(width - digits)
+def _pass(key: Any, top: Any, to_key: Any, to_top: Any, shift: Any, digits: Any, next_P: Any) -> None:
+    """One pass of a radix sort, by the `digits` bits from `shift` up; next_P then holds where each part ends."""
     mask = np.uint64((1 << digits) - 1)
     next_P[: 1 << digits] = 0
-    for at in range(begin, end):
-        digit = key[at] >> shift if top is None else _digit(top[at], key[at], shift)
-        next_P[digit & mask] += 1
-    place = to
+    for at in range(len(key)):
+        digit = (key[at] >> shift if top is None else _digit(top[at], key[at], shift)) & mask
+        next_P[digit] += np.uint32(1)
+    place = np.uint32(0)
     for part in range(1 << digits):
         size = next_P[part]
         next_P[part] = place
         place += size
-    for at in range(begin, end):
+    for at in range(len(key)):
         digit = (key[at] >> shift if top is None else _digit(top[at], key[at], shift)) & mask
         place = next_P[digit]
-        to_key[place] = key[at]
-        if top is not None:
-            to_top[place] = top[at]
-        next_P[digit] = place + 1
-    return 1 << digits
-
-
-@_compiled
-def _pass(key: Any, top: Any, begin: Any, size: Any, to_key: Any, to_top: Any, shift: Any, mask: Any, next_P: Any) -> None:
-    """One pass of a radix sort, by the bits `mask` from `shift` up; the places in next_P are counted already."""
-    for at in range(begin, begin + size):
-        digit = (key[at] >> shift if top is None else _digit(top[at], key[at], shift)) & mask
-        place = next_P[digit]
-        next_P[digit] = place + 1
+        next_P[digit] = place + np.uint32(1)
         to_key[place] = key[at]
         if top is not None:
             to_top[place] = top[at]
 
 
 @_compiled
-def _sort(key: Any, top: Any, begin: Any, size: Any, width: Any, a: Any, a_top: Any, b: Any, b_top: Any, next_SP: Any) -> Any:
+def _sort(key: Any, top: Any, width: Any, a: Any, a_top: Any, b: Any, b_top: Any, next_P: Any) -> Any:
     """Sort grams that differ in their low `width` bits; returns the number of passes: an odd one leaves them in `a`, else in
     `b`."""
     passes = (width + SORTED - 1) // SORTED
     digits = (width + passes - 1) // passes
-    mask = np.uint64((1 << digits) - 1)
-    next_SP[:passes, : 1 << digits] = 0
-    for at in range(begin, begin + size):
-        for number in range(passes):
-            shift = np.uint64(number * digits)
-            digit = key[at] >> shift if top is None else _digit(top[at], key[at], shift)
-            next_SP[number, digit & mask] += 1
-    for number in range(passes):
-        place = 0
-        for part in range(1 << digits):
-            count = next_SP[number, part]
-            next_SP[number, part] = place
-            place += count
-    _pass(key, top, begin, size, a, a_top, np.uint64(0), mask, next_SP[0])
+    _pass(key, top, a, a_top, np.uint64(0), digits, next_P)
     for number in range(1, passes):
         shift = np.uint64(number * digits)
         if number % 2:
-            _pass(a, a_top, 0, size, b, b_top, shift, mask, next_SP[number])
+            _pass(a, a_top, b, b_top, shift, digits, next_P)
         else:
-            _pass(b, b_top, 0, size, a, a_top, shift, mask, next_SP[number])
+            _pass(b, b_top, a, a_top, shift, digits, next_P)
     return passes
 
 
 @_compiled
-def _fold(key: Any, top: Any, begin: Any, size: Any, to_key: Any, to_top: Any, counts: Any, rows: Any) -> Any:
-    """Append sorted grams, equal ones folded; returns the rows there are then. No branch: repetition cannot be predicted."""
-    row = rows - 1
-    low = ~key[begin]
-    high = np.uint64(0)
-    for at in range(size):
+def _fold(key: Any, top: Any, high: Any, to_key: Any, to_top: Any, counts: Any) -> Any:
+    """Fold sorted grams into `to`; returns how many are left. top: of each gram, or None where all have `high`.
+
+    No branch: repetition cannot be predicted.
+    """
+    row = ~np.uint64(0)
+    low = ~key[0]
+    for at in range(len(key)):
         if top is None:
-            row += np.int64(key[begin + at] != low)
+            row += np.uint64(key[at] != low)
         else:
-            row += np.int64((key[begin + at] != low) | (top[begin + at] != high))
-            high = top[begin + at]
+            row += np.uint64((key[at] != low) | (top[at] != high))
+            high = top[at]
+        if to_top is not None:
             to_top[row] = high
-        low = key[begin + at]
+        low = key[at]
         to_key[row] = low
         counts[row] = at + 1
-    for at in range(row, rows, -1):
+    for at in range(np.int64(row), 0, -1):
         counts[at] -= counts[at - 1]
-    return row + 1
+    return np.int64(row) + 1
 
 
 @_compiled
@@ -240,8 +225,7 @@ def sort_and_fold(key: Any, top: Any, bounds_B: Any, spare: Any, spare_top: Any,
     else:
         a_top = np.empty(small, np.uint64)
         b_top = np.empty(small, np.uint64)
-    next_SP = np.empty((12, 1 << SORTED), np.int32)
-    next_P = np.empty(1 << DIGIT, np.int64)
+    next_P = np.empty(1 << max(DIGIT, SORTED), np.uint32)
     stack = np.empty((16 << DIGIT, 3), np.int64)
     rows = 0
     for bucket in range(len(bounds_B) - 1):
@@ -251,33 +235,30 @@ def sort_and_fold(key: Any, top: Any, bounds_B: Any, spare: Any, spare_top: Any,
         while depth:
             depth -= 1
             begin, end, spared = stack[depth, 0], stack[depth, 1], stack[depth, 2]
+            here, here_top = key[begin:end], _part(top, begin, end)
+            there, there_top = spare[begin - base : end - base], _part(spare_top, begin - base, end - base)
             if spared:
-                high, low = _differing(spare, spare_top, begin - base, end - base)
-            else:
-                high, low = _differing(key, top, begin, end)
+                here, there = there, here
+                here_top, there_top = there_top, here_top
+            high, low = _differing(here, here_top)
             width = 64 + _width(high) if high else _width(low)
             if width and end - begin > small:
-                if spared:
-                    parts = _split(spare, spare_top, begin - base, end - base, key, top, begin, width, next_P)
-                else:
-                    parts = _split(key, top, begin, end, spare, spare_top, begin - base, width, next_P)
-                depth = _push(stack, depth, next_P, parts, begin, 0 if spared else base, end, 1 - spared, small)
+                digits = min(width, DIGIT)
+                _pass(here, here_top, there, there_top, np.uint64(width - digits), digits, next_P)
+                depth = _push(stack, depth, next_P, 1 << digits, begin, end, 1 - spared, small)
                 continue
-            size = end - begin
-            if spared:
-                rows = _sort_one(spare, spare_top, begin - base, size, width, a, a_top, b, b_top, next_SP, key, top, counts, rows)
-            else:
-                rows = _sort_one(key, top, begin, size, width, a, a_top, b, b_top, next_SP, key, top, counts, rows)
+            to = key[rows:end], _part(top, rows, end), counts[rows:end]
+            rows += _sort_and_fold(here, here_top, width, a, a_top, b, b_top, next_P, *to)
     return rows
 
 
 @_compiled
-def _push(stack: Any, depth: Any, next_P: Any, parts: Any, begin: Any, base: Any, end: Any, spared: Any, small: Any) -> Any:
+def _push(stack: Any, depth: Any, next_P: Any, parts: Any, begin: Any, end: Any, spared: Any, small: Any) -> Any:
     """Put the parts of a split on the stack, the last first, neighbours together while they are small."""
     until = end
     for part in range(parts - 1, -1, -1):
-        since = begin if part == 0 else next_P[part - 1] + base
-        before = begin if part < 2 else next_P[part - 2] + base
+        since = begin + (np.int64(next_P[part - 1]) if part > 0 else 0)
+        before = begin + (np.int64(next_P[part - 2]) if part > 1 else 0)
         if since < until and (part == 0 or until - before > small):
             stack[depth, 0], stack[depth, 1], stack[depth, 2] = since, until, spared
             depth += 1
@@ -286,25 +267,22 @@ def _push(stack: Any, depth: Any, next_P: Any, parts: Any, begin: Any, base: Any
 
 
 @_compiled
-def _sort_one(
-    key: Any,
-    top: Any,
-    begin: Any,
-    size: Any,
-    width: Any,
-    a: Any,
-    a_top: Any,
-    b: Any,
-    b_top: Any,
-    next_SP: Any,
-    to_key: Any,
-    to_top: Any,
-    counts: Any,
-    rows: Any,
+def _sort_and_fold(
+    key: Any, top: Any, width: Any, a: Any, a_top: Any, b: Any, b_top: Any, next_P: Any, to_key: Any, to_top: Any, counts: Any
 ) -> Any:
+    """Sort few grams that differ in their low `width` bits and fold them into `to`; returns how many are left."""
+    size = len(key)
+    a, b = a[:size], b[:size]
+    if top is None:
+        high = np.uint64(0)
+    else:
+        high = top[0]
     if width == 0:
-        return _fold(key, top, begin, size, to_key, to_top, counts, rows)
-    passes = _sort(key, top, begin, size, width, a, a_top, b, b_top, next_SP)
-    if passes % 2:
-        return _fold(a, a_top, 0, size, to_key, to_top, counts, rows)
-    return _fold(b, b_top, 0, size, to_key, to_top, counts, rows)
+        return _fold(key, None, high, to_key, to_top, counts)
+    if width <= 64:  # what is above is shared
+        odd = _sort(key, None, width, a, None, b, None, next_P) % 2
+        return _fold(a if odd else b, None, high, to_key, to_top, counts)
+    a_top, b_top = _part(a_top, 0, size), _part(b_top, 0, size)
+    if _sort(key, top, width, a, a_top, b, b_top, next_P) % 2:
+        return _fold(a, a_top, ~high, to_key, to_top, counts)
+    return _fold(b, b_top, ~high, to_key, to_top, counts)

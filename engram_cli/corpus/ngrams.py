@@ -164,7 +164,7 @@ def count_stretch(
     kernels.tally(ids_T, canonical_V, starts, context, *windows, shift, top, counts_P)
     bucket = _BUCKET >> packing.wide
     bucket_P, bounds_B = _buckets(counts_P, bucket)
-    kernels.scatter(ids_T, canonical_V, starts, context, *windows, shift, bucket_P, bounds_B[:-1].copy(), key, top)
+    kernels.scatter(ids_T, canonical_V, starts, context, *windows, shift, bucket_P, bounds_B[:-1].astype(np.uint64), key, top)
     return _sort_and_fold(key, top, bounds_B, bucket, buffers)
 
 
@@ -185,13 +185,13 @@ def _sort_and_fold(key: Keys, top: Keys | None, bounds_B: npt.NDArray[np.int64],
     return Rows(key, top, counts).part(0, kernels.sort_and_fold(key, top, bounds_B, spare, spare_top, counts, small))
 
 
-def _buckets(counts_P: npt.NDArray[np.int64], size: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+def _buckets(counts_P: npt.NDArray[np.int64], size: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
     """(the bucket of each prefix, where buckets begin and end): neighbouring prefixes share one of about `size` grams."""
     before_P = np.cumsum(counts_P) - counts_P
     heavy_P = counts_P > size
     after_heavy_P = np.concatenate([[False], heavy_P[:-1]])
     begins_P = heavy_P | after_heavy_P | (np.diff(before_P // size, prepend=-1) > 0)
-    bucket_P = (np.cumsum(begins_P) - 1).astype(np.int32)
+    bucket_P = (np.cumsum(begins_P) - 1).astype(np.uint32)
     return bucket_P, np.append(before_P[begins_P], counts_P.sum())
 
 
