@@ -74,3 +74,8 @@ def write_table(out: Path, recipe_text: str = RECIPE, *, texts: tuple[str, ...] 
             "end": end,
         }
     return out
+
+
+def whole(rows: Rows) -> np.ndarray:
+    """All rows as f32 [R, E]."""
+    return rows.read(0, rows.count)

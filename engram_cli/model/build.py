@@ -173,7 +173,7 @@ class Start:
             vectors = TokenVectors(vectors.vectors_VC.to(device), vectors.to_width_DC)
         rows = {}
         for layer in self.layout.layers if self.layout else ():
-            mapped = Rows(self.directory / rows_file(layer.layer), "c")
+            mapped = Rows.open(self.directory / rows_file(layer.layer), "c")
             occurrences_R = _occurrences(self.directory, layer.layer) if vectors is not None else None
             rows[layer.layer] = LayerRows(layer, mapped, occurrences_R, vectors)
         return Trainer(host.to(device), rows, batches, recipe.training)
@@ -233,7 +233,7 @@ def _write(
     """Write everything but the rows, which lie there already, and put the trained rows into their files."""
     for layer, rows in trainer.rows.items():
         ids = rows.touched
-        target = Rows(draft.path / rows_file(layer), "r+")
+        target = Rows.open(draft.path / rows_file(layer), "r+")
         target.put(ids, rows.rows.take(ids))
         target.flush()
     save_weights(trainer.host, draft.path)

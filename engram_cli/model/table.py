@@ -111,7 +111,7 @@ def open_table(path: str | Path, device: str = "auto") -> Table:
 
 def _open_rows(artifact: Artifact, layer: int, count: int, dim: int) -> Rows:
     path = artifact.file(rows_file(layer))
-    rows = Rows(path)
+    rows = Rows.open(path)
     if (rows.count, rows.dim) != (count, dim):
         raise ArtifactError(
             f"{path} must hold {count} rows x {dim} by its layout, but holds {rows.count} x {rows.dim}: every row would be read "

@@ -1,10 +1,12 @@
-"""The rows of one layer: a matrix in `rows-LL.safetensors`, read and changed through a memory map.
+"""The rows of one layer: a matrix of some row type, read and changed through memory maps.
 
-Opened copy-on-write, a table costs memory for the pages that were touched and nothing else, however large it is: untouched rows
-stay on disk, changed rows live in memory until `store` writes exactly those back.
+Our own lie in `rows-LL.safetensors`; those of a checkpoint lie wherever its tensors are (table/formats). Opened copy-on-write, a
+table costs memory for the pages that were touched and nothing else, however large it is: untouched rows stay on disk, changed rows
+live in memory until `store` writes exactly those back.
 Shapes: R rows of the matrix, E numbers per row, U rows of one call.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from engram_cli.errors import ArtifactError
-from engram_cli.recipe import ROW_TYPES
-from engram_cli.store.tensors import STORAGE, TensorSpec, create_tensors, map_tensor, read_tensor_specs
+from engram_cli.store.mapping import Mode
+from engram_cli.store.matrix import Ids, Matrix
+from engram_cli.store.tensors import Stored, create_tensors, read_tensor_specs
+from engram_cli.table.row_types import ROW_TYPES, Floats, RowType
 
-_TENSOR = "rows"
-Floats = npt.NDArray[np.float32]
+_TENSOR, _SCALES = "rows", "scales"
+_BLOCK_BYTES = 1 << 24  # of stored numbers, in one step of a pass over a table
 
 
 def rows_file(layer: int) -> str:
@@ -25,67 +29,87 @@ def rows_file(layer: int) -> str:
 
 
 class Rows:
-    """The mapped matrix of one layer: `take` rows as f32, `put` changed ones.
+    """The mapped matrix of one layer: `take` rows as f32, `blocks` of all of them, `put` changed ones.
 
-    path: the safetensors file; mode: "r" to read, "c" to change in memory only, "r+" to change the file.
-    Raises ArtifactError where the file is not a matrix of rows.
+    type: how numbers are stored; numbers: the matrix of them; scales: a matrix too, one row for each row, or the one scale of them
+    all, f32 [1], as the type has it.
     """
 
-    def __init__(self, path: Path, mode: Any = "r") -> None:
-        spec = read_tensor_specs(path).get(_TENSOR)
-        if spec is None or len(spec.shape) != 2 or spec.dtype.lower() not in ROW_TYPES:
-            raise ArtifactError(f"{path} must hold one matrix `{_TENSOR}` of f32, bf16 or f16, but does not; build the table again")
-        self.dtype = spec.dtype
-        self.matrix_RE = map_tensor(path, spec, mode)
+    def __init__(self, type: RowType, numbers: Matrix, scales: Matrix | Floats | None = None) -> None:
+        self.type, self.numbers, self.scales = type, numbers, scales
+        self.count, self.dim = numbers.count, numbers.row_shape[0]
+
+    @classmethod
+    def open(cls, path: Path, mode: Mode = "r") -> "Rows":
+        """The rows in one of our files; mode: "r" to read, "c" to change in memory only, "r+" to change the file.
+
+        Raises ArtifactError where the file is not a matrix of rows.
+        """
+        specs = read_tensor_specs(path)
+        found = {name: (spec.dtype, spec.shape) for name, spec in specs.items()}
+        shape = specs[_TENSOR].shape if _TENSOR in specs else ()
+        for row_type in ROW_TYPES.values() if len(shape) == 2 else ():
+            if found == {name: (spec.dtype, spec.shape) for name, spec in row_type.tensors(*shape).items()}:
+                numbers = Matrix([Stored(path, specs[_TENSOR])], mode)
+                if row_type.share == "matrix":
+                    return cls(row_type, numbers, Matrix([Stored(path, specs[_SCALES])]).read(0, 1))
+                return cls(row_type, numbers, Matrix([Stored(path, specs[_SCALES])], mode) if row_type.scales else None)
+        shown = ", ".join(f"{name} {dtype} {'x'.join(map(str, shape))}" for name, (dtype, shape) in found.items()) or "nothing"
+        raise ArtifactError(
+            f"{path} must hold one matrix `{_TENSOR}` of {', '.join(ROW_TYPES)}, but it holds {shown}; build the table again"
+        )
 
     @classmethod
     def create(cls, path: Path, rows: int, dim: int, dtype: str) -> "Rows":
-        """A new file of `rows` x `dim` zeros of `dtype` ("f32", "bf16", "f16"), open for writing.
+        """A new file of `rows` x `dim` zeros of the row type `dtype`, open for writing.
 
         The file is sparse: it takes disk only where rows are written.
         """
-        create_tensors(path, {_TENSOR: TensorSpec(dtype.upper(), (rows, dim))})
-        return cls(path, "r+")
-
-    @property
-    def count(self) -> int:
-        return int(self.matrix_RE.shape[0])
-
-    @property
-    def dim(self) -> int:
-        return int(self.matrix_RE.shape[1])
+        create_tensors(path, ROW_TYPES[dtype].tensors(rows, dim))
+        return cls.open(path, "r+")
 
     @property
     def bytes_per_row(self) -> int:
-        return int(self.dim * self.matrix_RE.dtype.itemsize)
+        """Bytes of a row with the scales that are its own."""
+        return self.type.row_bytes(self.dim)
 
-    def take(self, ids: npt.NDArray[np.int64]) -> Floats:
-        """Rows `ids` (any shape) as f32, with a last axis of E. Raises IndexError for ids outside the matrix."""
-        return decode(np.take(self.matrix_RE, ids, axis=0), self.dtype)
+    def take(self, ids: Ids) -> Floats:
+        """Rows `ids` (any shape) as f32, with a last axis of E.
 
-    def put(self, ids_U: npt.NDArray[np.int64], values_UE: Floats) -> None:
-        """Replace rows `ids_U` (distinct), rounding to the matrix's dtype."""
-        self.matrix_RE[ids_U] = encode(values_UE, self.dtype)
+        Raises IndexError for ids outside the matrix, ArtifactError where a file was cut since it was opened.
+        """
+        scales = self.scales.take(ids) if isinstance(self.scales, Matrix) else self.scales
+        return self.type.decode(self.numbers.take(ids), scales)
+
+    def read(self, first: int, count: int) -> Floats:
+        """Rows `first` to `first + count` as f32 [count, E], copied."""
+        return self.type.decode(*self.read_stored(first, count))
+
+    def read_stored(self, first: int, count: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+        """Numbers and scales of those rows as they are stored, copied: [count, E], and scales as the type has them."""
+        scales = self.scales.read(first, count) if isinstance(self.scales, Matrix) else self.scales
+        return self.numbers.read(first, count), scales
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """All rows in stretches of about 16 MiB: (first, count)."""
+        step = max(1, _BLOCK_BYTES // self.numbers.row_bytes)
+        return ((first, min(step, self.count - first)) for first in range(0, self.count, step))
+
+    def put(self, ids_U: Ids | slice, values_UE: Floats) -> None:
+        """Replace rows (distinct ids, or a stretch), rounding to the row type."""
+        fixed = self.scales if isinstance(self.scales, np.ndarray) else None
+        numbers, scales = self.type.encode(values_UE, fixed)
+        self.numbers.put(ids_U, numbers)
+        if isinstance(self.scales, Matrix):
+            assert scales is not None
+            self.scales.put(ids_U, scales)
 
     def put_range(self, first: int, values_UE: Floats) -> None:
-        """Replace the rows from `first` on, rounding to the matrix's dtype."""
-        self.matrix_RE[first : first + len(values_UE)] = encode(values_UE, self.dtype)
+        """Replace the rows from `first` on, rounding to the row type."""
+        self.put(slice(first, first + len(values_UE)), values_UE)
 
     def flush(self) -> None:
         """Write changes of an "r+" map to the file."""
-        self.matrix_RE.flush()
-
-
-def decode(stored: npt.NDArray[Any], dtype: str) -> Floats:
-    """Stored numbers ("F32", "F16", or "BF16" as uint16) as f32."""
-    if dtype == "BF16":
-        return (stored.astype(np.uint32) << 16).view(np.float32)
-    return stored.astype(np.float32, copy=False)
-
-
-def encode(values: Floats, dtype: str) -> npt.NDArray[Any]:
-    """f32 as stored numbers, rounded to nearest even."""
-    if dtype == "BF16":
-        bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    return values.astype(STORAGE[dtype], copy=False)
+        self.numbers.flush()
+        if isinstance(self.scales, Matrix):
+            self.scales.flush()

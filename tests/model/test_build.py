@@ -29,6 +29,7 @@ from engram_cli.store.artifact import Artifact, open_artifact, verify_files
 from engram_cli.table.layout import Layout
 from engram_cli.table.rows import Rows
 from tests.corpora import write_ngrams
+from tests.tables import whole
 from tests.training import TINY, layout_of, start_of, tiny, trainer_of
 
 BUDGET = Budget(tokens=64 * 12)  # steps of 64 tokens
@@ -123,8 +124,8 @@ def test_a_reopened_table_is_the_trained_one_bit_for_bit(ngrams: NGrams, built: 
         assert torch.equal(table.host(tokens_BT, table.look_up(batch.windows_BTN)), logits)
         assert torch.equal(table.host(tokens_BT), without)
     assert not torch.equal(logits, without)
-    assert all(np.array_equal(rows.matrix_RE, trainer.rows[layer].rows.matrix_RE) for layer, rows in table.rows.items())
-    assert {rows.dtype for rows in table.rows.values()} == {dtype.upper()}
+    assert all(np.array_equal(whole(rows), whole(trainer.rows[layer].rows)) for layer, rows in table.rows.items())
+    assert {rows.type.name for rows in table.rows.values()} == {dtype}
     held_out = HeldOut(streams(ngrams, table.layout)[1], TINY.host.context, 1 << 18)
     loss = float(token_losses(table.host, table.rows, table.layout.layers, held_out).mean())
     assert artifact.manifest.facts["held_out_loss"] == round(loss, 6)
@@ -174,8 +175,8 @@ def test_rows_that_no_batch_named_are_as_they_were_initialised(ngrams: NGrams, b
     start = start_of(ngrams, tmp_path, tiny(init))
     for layer in layout_of(ngrams).layers:
         named = np.unique(layer.row_ids(trainer_of(ngrams, start).batches[0].windows_BTN))
-        initial, trained = (Rows(folder / f"rows-{layer.layer:02}.safetensors") for folder in (tmp_path, artifact.path))
-        assert np.array_equal(np.flatnonzero((initial.matrix_RE != trained.matrix_RE).any(axis=1)), named)
+        initial, trained = (Rows.open(folder / f"rows-{layer.layer:02}.safetensors") for folder in (tmp_path, artifact.path))
+        assert np.array_equal(np.flatnonzero((whole(initial) != whole(trained)).any(axis=1)), named)
 
 
 def test_rows_start_as_the_recipe_says(ngrams: NGrams, tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_rows_start_as_the_recipe_says(ngrams: NGrams, tmp_path: Path) -> None:
         folder = tmp_path / f"{init}{seed}"
         folder.mkdir()
         start_of(ngrams, folder, tiny(init, seed=seed))
-        matrices[init, seed] = np.concatenate([np.array(Rows(folder / f"rows-0{n}.safetensors").matrix_RE) for n in (0, 1)])
+        matrices[init, seed] = np.concatenate([whole(Rows.open(folder / f"rows-0{n}.safetensors")) for n in (0, 1)])
     assert not matrices["zero", 0].any()
     assert matrices["random", 0].std() == pytest.approx(0.02, rel=0.05)
     assert abs(matrices["random", 0].mean()) < 0.001

@@ -87,7 +87,12 @@ def entry(dtype: str = "F32", shape: Any = (1,), offsets: Any = (0, 4)) -> dict[
         [1, 2],
         {"rows": 3},
         {"rows": {"dtype": "F32", "shape": [1]}},
-        entry(dtype="F99"),
+        entry(dtype=5),
+        entry(offsets=[4, 0]),
+        entry(shape=[1 << 70]),
+        b'{"rows":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"rows":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+        entry() | {"more": entry(offsets=(0, 4))["rows"]},
+        entry(dtype="F99", offsets=(0, 8)) | {"more": entry(offsets=(4, 8))["rows"]},
         entry(dtype=["F32"]),
         entry(shape=["1"]),
         entry(shape=[-1], offsets=[4, 0]),
@@ -116,3 +121,13 @@ def test_files_shorter_than_their_header_says_are_refused(tmp_path: Path) -> Non
         read_tensor_specs(with_header(tmp_path / "file", entry(shape=[1 << 60], offsets=[0, 1 << 62]), b"1234"))
     with pytest.raises(ArtifactError, match="it is truncated"):
         read_tensor_specs(with_header(tmp_path / "file", entry(), b"123"))
+
+
+def test_tensors_of_types_that_are_not_known_do_not_keep_others_from_being_read(tmp_path: Path) -> None:
+    header = entry("F99", [7, 9], (0, 5)) | {"ids": entry("I64", [1], (5, 13))["rows"]}
+    path = with_header(tmp_path / "file", header, bytes(13))
+    specs = read_tensor_specs(path)
+    assert (specs["rows"].shape, specs["rows"].bytes, specs["ids"].bytes) == ((7, 9), 5, 8)
+    assert map_tensor(path, specs["ids"]).tolist() == [0]
+    with pytest.raises(ArtifactError, match=r"one in .* is F99"):
+        map_tensor(path, specs["rows"])

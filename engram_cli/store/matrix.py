@@ -1,0 +1,105 @@
+"""A matrix on disk that is looked into row by row: one tensor, or several that hold its rows end to end, in one file or many.
+
+Rows are handed out as they are stored. Picked ones (`take`) come through memory maps, stretches (`read`) through plain reads into a
+buffer, so that a pass over a table leaves nothing of it in the process.
+Shapes: R rows of the matrix, E numbers per row, U rows of one call.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engram_cli.store.mapping import Bytes, MappedFile, Mode
+from engram_cli.store.tensors import STORAGE, Stored
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A tensor of the matrix: its first row, the file, the place in it, and its bytes there, u8 [rows, row_bytes]."""
+
+    first: int
+    file: MappedFile
+    offset: int
+    bytes_RB: Bytes
+
+
+class Matrix:
+    """The rows of `tensors`, end to end, all of one type and width; a tensor of one dimension has rows of one number.
+
+    mode: "r" to read, "c" to change in memory only, "r+" to change the files.
+    Raises ArtifactError where a file cannot be opened.
+    """
+
+    def __init__(self, tensors: Sequence[Stored], mode: Mode = "r") -> None:
+        spec = tensors[0].spec
+        self.tensors = tuple(tensors)
+        self.type = np.dtype(STORAGE[spec.dtype])
+        self.row_shape = spec.shape[1:]
+        self.row_bytes = int(np.prod(self.row_shape, dtype=np.int64)) * self.type.itemsize
+        files: dict[Path, MappedFile] = {}
+        parts, count = [], 0
+        for path, spec in ((stored.path, stored.spec) for stored in tensors):
+            assert (spec.shape[1:], np.dtype(STORAGE[spec.dtype])) == (self.row_shape, self.type), path
+            if not spec.bytes:
+                continue
+            file = files[path] = files.get(path) or MappedFile(path, mode)
+            parts.append(_Part(count, file, spec.offset, file.bytes[spec.offset : spec.end].reshape(-1, self.row_bytes)))
+            count += spec.shape[0]
+        self.count = count
+        self._parts, self._files = tuple(parts), tuple(files.values())
+        self._firsts = np.array([part.first for part in parts])
+
+    def take(self, ids: Ids) -> npt.NDArray[Any]:
+        """Rows `ids` (any shape) as stored: [..., E].
+
+        Raises IndexError for ids outside the matrix, ArtifactError where a file was cut since it was opened.
+        """
+        if ids.size and ids.min() < 0:
+            raise IndexError(f"row {ids.min()} is out of bounds: rows are counted from 0")
+        taken = self._parts[0].bytes_RB.take(ids, 0) if len(self._parts) == 1 else self._take_apart(ids)
+        for file in self._files:
+            file.check()
+        return taken.view(self.type).reshape(*ids.shape, *self.row_shape)
+
+    def _take_apart(self, ids: Ids) -> Bytes:
+        """As `take`, from each part the rows that lie in it: u8 [..., row_bytes]."""
+        flat_U = ids.ravel()
+        order_U = flat_U.argsort()
+        sorted_U = flat_U[order_U]
+        if len(flat_U) and sorted_U[-1] >= self.count:
+            raise IndexError(f"row {sorted_U[-1]} is out of bounds: there are {self.count}")
+        taken_UB = np.empty((len(flat_U), self.row_bytes), np.uint8)
+        edges = [*np.searchsorted(sorted_U, self._firsts), len(flat_U)]
+        for part, start, stop in zip(self._parts, edges, edges[1:], strict=False):
+            if start < stop:
+                taken_UB[order_U[start:stop]] = part.bytes_RB.take(sorted_U[start:stop] - part.first, 0)
+        return taken_UB.reshape(*ids.shape, self.row_bytes)
+
+    def read(self, first: int, count: int) -> npt.NDArray[Any]:
+        """Rows `first` to `first + count` as stored, copied: [count, E]. Raises ArtifactError where a file ends before them."""
+        assert 0 <= first <= first + count <= self.count
+        stored_UB = np.empty((count, self.row_bytes), np.uint8)
+        for part in self._parts:
+            start, stop = max(first, part.first), min(first + count, part.first + len(part.bytes_RB))
+            if start < stop:
+                target = stored_UB[start - first : stop - first].reshape(-1)
+                part.file.read(part.offset + (start - part.first) * self.row_bytes, target)
+        return stored_UB.view(self.type).reshape(count, *self.row_shape)
+
+    def put(self, ids_U: Ids | slice, stored_UE: npt.NDArray[Any]) -> None:
+        """Replace rows (distinct ids, or a stretch) of a matrix that is one tensor. Raises ArtifactError where the file was cut."""
+        (part,) = self._parts
+        rows = np.ascontiguousarray(stored_UE, self.type).view(np.uint8)
+        part.bytes_RB[ids_U] = rows.reshape(-1, self.row_bytes)
+        part.file.check()
+
+    def flush(self) -> None:
+        """Write changes through "r+" maps to the disk."""
+        for file in self._files:
+            file.flush()

@@ -1,0 +1,108 @@
+"""Tensors spread over safetensors files, as checkpoints are published: shards, and an index that says which tensor is in which.
+
+    shards = open_shards("checkpoint/")
+    spec = shards["layers.1.engram.embed.weight"]     its shard, type, shape and place; nothing of it is read
+
+All headers are read, and nothing else: a checkpoint of hundreds of gigabytes opens in a fraction of a second. All of them, because
+a tensor in two shards would be read from one by this program and from the other by the next. A shard that is not there is an error
+only for whoever needs a tensor of it: who looks into a table need not have the experts.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engram_cli.errors import ArtifactError
+from engram_cli.store.tensors import Stored, read_tensor_specs, unique_keys
+
+INDEX = "model.safetensors.index.json"
+_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Shards(Mapping[str, Stored]):
+    """The tensors of a directory by name. missing: shards the index names that are not there; absent: the shard of each tensor in
+    those; unlisted: files in the directory that the index does not name."""
+
+    directory: Path
+    tensors: Mapping[str, Stored]
+    absent: Mapping[str, str] = field(default_factory=dict)
+    unlisted: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return tuple(sorted(set(self.absent.values())))
+
+    def __getitem__(self, name: str) -> Stored:
+        """Raises ArtifactError where there is no such tensor, or where its shard is not there."""
+        if name in self.tensors:
+            return self.tensors[name]
+        if name in self.absent:
+            raise ArtifactError(
+                f"{name} lies in {self.absent[name]} by the index of {self.directory}, but that shard is not there; fetch it"
+            )
+        hint = f" (not in the index: {', '.join(self.unlisted)})" if self.unlisted else ""
+        raise ArtifactError(f"{self.directory} must have the tensor {name}, but no shard has it{hint}; fetch the checkpoint again")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors or name in self.absent
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.tensors
+        yield from self.absent
+
+    def __len__(self) -> int:
+        return len(self.tensors) + len(self.absent)
+
+
+def open_shards(directory: Path) -> Shards:
+    """Read the index and every header in `directory`: an index and its shards, or one safetensors file without an index.
+
+    Raises ArtifactError where there is neither, where index and shards contradict each other, or where a shard is damaged.
+    """
+    files = sorted(path.name for path in directory.glob(f"*{_SUFFIX}"))
+    if not (directory / INDEX).exists():
+        if len(files) != 1:
+            found = f"{len(files)} of them" if files else "none"
+            raise ArtifactError(f"a checkpoint has {INDEX}, or one safetensors file, but {directory} has {found}; fetch the index")
+        path = directory / files[0]
+        return Shards(directory, {name: Stored(path, spec) for name, spec in read_tensor_specs(path).items()})
+    places = _read_index(directory / INDEX)
+    tensors: dict[str, Stored] = {}
+    named = sorted(set(places.values()))
+    for shard in (name for name in named if (directory / name).exists()):
+        for name, spec in read_tensor_specs(directory / shard).items():
+            if name in tensors:
+                raise ArtifactError(
+                    f"a tensor lies in one shard, but {name} is in {tensors[name].path.name} and in {shard} of {directory}: which "
+                    "one counts would depend on the reader; fetch the checkpoint again"
+                )
+            tensors[name] = Stored(directory / shard, spec)
+    absent = {name: shard for name, shard in places.items() if not (directory / shard).exists()}
+    for name, shard in places.items():
+        if name not in absent and (name not in tensors or tensors[name].path.name != shard):
+            where = f"in {tensors[name].path.name}" if name in tensors else "in none"
+            raise ArtifactError(
+                f"{INDEX} of {directory} says that {name} is in {shard}, but it is {where}: index and shards do not belong "
+                "together; fetch both again"
+            )
+    return Shards(directory, tensors, absent, tuple(sorted(set(files) - set(named))))
+
+
+def _read_index(path: Path) -> Mapping[str, str]:
+    """Tensor -> name of its shard. Raises ArtifactError where the file says something else, or names a shard in another folder."""
+    try:
+        document: Any = json.loads(path.read_bytes(), object_pairs_hook=unique_keys)
+        places: dict[str, str] = document["weight_map"]
+        if not all(type(shard) is str for shard in places.values()):
+            raise TypeError("a shard that is not a text")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ArtifactError(f"{path} is not an index of shards ({error}); fetch it again") from None
+    for shard in set(places.values()):
+        if Path(shard).name != shard or "\0" in shard or not shard.endswith(_SUFFIX):
+            raise ArtifactError(
+                f"shards are safetensors files that lie beside their index, but {path} names {shard!r}; fetch it again"
+            )
+    return places
