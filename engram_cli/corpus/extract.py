@@ -113,8 +113,7 @@ def _find(paths: Sequence[str | Path], settings: Settings, progress: ProgressLik
 def _extract(corpus: Sources, settings: Settings, means: Means, draft: Draft, progress: ProgressLike) -> None:
     """Fill `draft`, going on from what lies there."""
     (draft.path / MANIFEST).unlink(missing_ok=True)
-    stamps = [_stamp(source) for source in corpus]
-    checkpoint = Checkpoint(draft.scratch, settings.identity | {"corpus": stamps})
+    checkpoint = Checkpoint(draft.scratch, settings.identity | {"corpus": _identity(corpus)})
     stages = _Stages(progress, 3 if settings.train_vocab is None else 4)
     sources = _spooled(corpus, draft.scratch / "spools")
     vocabulary = make_vocabulary(_tokenizer(sources, settings, means.memory, draft.scratch, stages), settings, progress)
@@ -124,7 +123,7 @@ def _extract(corpus: Sources, settings: Settings, means: Means, draft: Draft, pr
     with TokenFiles(draft, vocabulary.vocab, vocabulary.end, settings.held_out, checkpoint, seen) as tokens:
         stages.next(f"encoding ({_expected_disk(sources, settings)})")
         reader = _read(sources, settings, vocabulary, means, tokens, progress)
-        _refuse_changed(corpus, stamps)
+        _refuse_changed(corpus)
         _tell_what_is_missing(reader, tokens, settings.held_out, progress)
         tallies = _count(tokens, vocabulary, packing, settings, means, draft, stages)
         vocabulary.write(draft)
@@ -132,23 +131,29 @@ def _extract(corpus: Sources, settings: Settings, means: Means, draft: Draft, pr
     draft.facts = _facts(tokens, vocabulary, settings, dict(enumerate(tallies, 1)))
 
 
-def _stamp(source: Source | ReadySource) -> list[Any]:
-    """What tells that a source has not changed since."""
-    if isinstance(source, ReadySource):
-        return [source.name, *((file.stat().st_size, file.stat().st_mtime_ns) for file in source.files if file.exists())]
-    if source.once:
-        return [source.name]
-    return [source.name, source.bytes, os.stat(source.path).st_mtime_ns]
+def _identity(corpus: Sources) -> str:
+    """What tells a corpus from others, and from itself after a change: the digest of names, sizes and times."""
+    state = xxhash.xxh3_128()
+    for source in corpus:
+        state.update(os.fsencode(f"{source.name}\0{source.bytes}\0{source.changed}\0"))
+    return state.hexdigest()
 
 
-def _refuse_changed(corpus: Sources, stamps: Sequence[list[Any]]) -> None:
-    """Raises CorpusError where a source is not what it was when it was first looked at."""
-    changed = [stamp[0] for stamp, now in zip(stamps, map(_stamp, corpus), strict=True) if now != stamp]
+def _refuse_changed(corpus: Sources) -> None:
+    """Raises CorpusError where a source is not what it was when it was found."""
+    changed = [source.name for source in corpus if _has_changed(source)]
     if changed:
         raise CorpusError(
             f"a corpus must not change while it is read, but {len(changed):,} of its files did, such as {changed[0]}; wait until "
             "it is complete and extract it again"
         )
+
+
+def _has_changed(source: Source | ReadySource) -> bool:
+    try:
+        return source.stamp != (source.bytes, source.changed)
+    except OSError:
+        return True  # it is not there any more
 
 
 def _spooled(corpus: Sources, spools: Path) -> Sources:

@@ -81,7 +81,7 @@ class Reader:
         self.text_field = text_field
         self.errors = encoding_errors
         self.separator = document_separator.encode() if document_separator else None
-        self.bytes = sum(source.bytes for source in sources)
+        self.bytes = sum(source.bytes for source in self.sources)
         self.done = self.blank = 0
         self.empty: list[str] = []
 
@@ -147,7 +147,7 @@ class Reader:
         )
 
     def _text(self, stream: Bytes) -> Iterator[str | _Long]:
-        parts, again = pieces(stream, self.separator, min(_TEXT, self.budget.held)), Again(stream.source)
+        parts, again = pieces(stream, self.separator, min(_TEXT, self.budget.held)), None
         for offset, part, whole in parts:
             decoder = _Decoder(stream.source, offset, self.errors)
             if whole:
@@ -160,6 +160,7 @@ class Reader:
                 blank, end = blank and not text.strip(), end + len(part)
                 if last:
                     break
+            again = again or Again(stream.source)
             yield "" if blank else _Long(offset, end, state.intdigest(), again)
 
     def _jsonl(self, stream: Bytes) -> Iterator[str]:

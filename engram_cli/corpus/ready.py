@@ -13,9 +13,9 @@ Where a document does not end with the end token it is closed by one. A document
 little-endian u32, one of an n-gram artifact by that of its text. Shapes: T tokens, D documents.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ import xxhash
 from tokenizers import Tokenizer
 
 from engram_cli.corpus.ready_files import Documents, Ids, lists_of, mapped_documents
-from engram_cli.corpus.sources import expand, walk
+from engram_cli.corpus.sources import expand, shown, walk
 from engram_cli.corpus.tokenizer import byte_lengths
 from engram_cli.errors import CorpusError
 from engram_cli.store.manifest import FILE_NAME
@@ -39,25 +39,28 @@ _LOW = (1 << 64) - 1
 Keys = npt.NDArray[np.uint64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ReadySource:
-    """One input. name: as the user knows it; kind: "npy", "bin", "megatron", "columns" or "artifact"."""
+    """One input. name: as the user knows it; kind: "npy", "bin", "megatron", "columns" or "artifact"; bytes on disk and time of the
+    last change in ns (where it is several files, sums of them), as they were when it was found."""
 
     name: str
     path: Path
     kind: str
-
-    @cached_property
-    def files(self) -> tuple[Path, ...]:
-        """The files whose bytes are read."""
-        if self.kind == "artifact":
-            return self.path / "tokens.arrow", self.path / "documents.arrow"
-        return (self.path, self.path.with_suffix(".idx")) if self.kind == "megatron" else (self.path,)
+    bytes: int
+    changed: int
 
     @property
-    def bytes(self) -> int:
-        """Bytes on disk."""
-        return sum(file.stat().st_size for file in self.files if file.exists())
+    def stamp(self) -> tuple[int, int]:
+        """(bytes, time of the last change) now."""
+        return _stamp(self.path, self.kind)
+
+
+def _stamp(path: Path, kind: str) -> tuple[int, int]:
+    """(bytes, times of the last changes), each summed over all files whose bytes are read."""
+    names = {"artifact": [path / "tokens.arrow", path / "documents.arrow"], "megatron": [path, path.with_suffix(".idx")]}
+    found = [file.stat() for file in names.get(kind, [path]) if file.exists()]
+    return sum(status.st_size for status in found), sum(status.st_mtime_ns for status in found)
 
 
 @dataclass(frozen=True)
@@ -108,31 +111,34 @@ def find_ready(
 def _sources(path: Path, token_dtype: str | None, token_field: str | None) -> list[ReadySource]:
     if path.is_dir():
         if (path / FILE_NAME).is_file():
-            return [ReadySource(str(path), path, "artifact")]
-        files = [Path(file) for file in walk(str(path))]
-        if token_dtype or token_field or any(_is_ready(file) for file in files):
-            return [source for file in files for source in _file_sources(file, token_dtype, token_field)]
+            return [_source(path, "artifact")]
+        if token_dtype or token_field or any(_is_ready(file) for file in walk(str(path))):
+            return [source for file in walk(str(path)) for source in _file_sources(Path(file), token_dtype, token_field)]
         return []
     return _file_sources(path, token_dtype, token_field)
 
 
-def _is_ready(path: Path) -> bool:
-    return path.suffix == ".npy" or (path.suffix == ".idx" and path.with_suffix(".bin").is_file())
+def _is_ready(name: str) -> bool:
+    return name.endswith(".npy") or (name.endswith(".idx") and os.path.isfile(name.removesuffix(".idx") + ".bin"))
+
+
+def _source(path: Path, kind: str) -> ReadySource:
+    return ReadySource(shown(str(path)), path, kind, *_stamp(path, kind))
 
 
 def _file_sources(path: Path, token_dtype: str | None, token_field: str | None) -> list[ReadySource]:
     if path.suffix == ".npy":
-        return [ReadySource(str(path), path, "npy")]
+        return [_source(path, "npy")]
     if path.suffix in (".bin", ".idx") and path.with_suffix(".idx").is_file():
-        return [ReadySource(str(path.with_suffix(".bin")), path.with_suffix(".bin"), "megatron")]
+        return [_source(path.with_suffix(".bin"), "megatron")]
     if path.suffix == ".bin":
         if token_dtype is None:
             raise CorpusError(
                 f"a .bin file holds token ids of a known width, but none is given for {path}, and no .idx lies beside it; "
                 "say --token-dtype u16 or u32"
             )
-        return [ReadySource(str(path), path, "bin")]
-    return [ReadySource(str(path), path, "columns")] if token_field and path.suffix in _COLUMNS else []
+        return [_source(path, "bin")]
+    return [_source(path, "columns")] if token_field and path.suffix in _COLUMNS else []
 
 
 class ReadyReader:

@@ -8,6 +8,7 @@ is called.
 import errno
 import glob
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,24 +28,30 @@ _CODECS = {".gz": "gzip", ".zst": "zstd"}
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
-    """One input. name: as the user knows it; path: where its bytes lie, or a file descriptor; format: "text", "jsonl" or
-    "parquet"; codec: "gzip", "zstd" or None; once: it is stdin or a pipe, whose bytes come only once and must be spooled."""
+    """One input, in some 250 bytes: there may be millions.
+
+    name: as the user knows it; path: where its bytes lie, or a file descriptor; format: "text", "jsonl" or "parquet"; bytes on disk
+    and time of the last change in ns, as they were when it was found; codec: "gzip", "zstd" or None; once: it is stdin or a pipe,
+    whose bytes come only once and must be spooled.
+    """
 
     name: str
-    path: Path | int
+    path: str | int
     format: str
+    bytes: int = 0
+    changed: int = 0
     codec: str | None = None
     once: bool = False
 
     @property
-    def bytes(self) -> int:
-        """Bytes on disk. Raises CorpusError where they are not there any more."""
-        try:
-            return os.stat(self.path).st_size
-        except OSError as error:
-            raise _unreadable(self, error) from None
+    def stamp(self) -> tuple[int, int]:
+        """(bytes, time of the last change) now. Raises OSError where it is not there any more."""
+        if self.once:
+            return self.bytes, self.changed
+        status = os.stat(self.path)
+        return status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -60,24 +67,36 @@ def find_sources(names: Sequence[str | Path], stdin_format: str = "text") -> Fou
 
     Raises CorpusError where nothing is there, a glob matches nothing, or a folder holds nothing of ours.
     """
-    sources: dict[str, Source] = {}
+    sources: list[Source] = []
     passed_over = 0
-    for name in map(str, names):
-        for found in expand(name):
-            if found == STDIN:
-                sources[STDIN] = Source("stdin", _STDIN_DESCRIPTOR, stdin_format, once=True)
-            elif os.path.isdir(found):
-                files = list(walk(found))
-                known = [file for file in files if _kind(file)[0] is not None]
-                passed_over += len(files) - len(known)
-                _refuse_empty_folder(found, files, known)
-                for file in known:
-                    sources.setdefault(os.path.realpath(file), _source(file))
-            elif os.path.isfile(found):
-                sources.setdefault(os.path.realpath(found), _source(found))
-            else:
-                sources[found] = replace(_source(found), codec=None, once=True)
-    return Found(tuple(sources.values()), passed_over)
+    given = [found for name in map(str, names) for found in expand(name)]
+    for found in given:
+        if found == STDIN:
+            sources.append(Source("stdin", _STDIN_DESCRIPTOR, stdin_format, once=True))
+        elif os.path.isdir(found):
+            before, other, example = len(sources), 0, ""
+            for file in walk(found):
+                if _kind(file)[0] is None:
+                    other, example = other + 1, example or file
+                else:
+                    sources.append(_source(file))
+            passed_over += other
+            if len(sources) == before:
+                _refuse_empty_folder(found, other, example)
+        else:
+            sources.append(_source(found))
+    linked = any(os.path.islink(source.path) for source in sources if isinstance(source.path, str))
+    return Found(tuple(_each_once(sources) if len(given) > 1 or linked else sources), passed_over)
+
+
+def _each_once(sources: Sequence[Source]) -> Iterator[Source]:
+    """The sources, of those that are one file the first."""
+    seen = set()
+    for source in sources:
+        place = os.path.realpath(source.path) if isinstance(source.path, str) else source.path
+        if place not in seen:
+            seen.add(place)
+            yield source
 
 
 def expand(name: str) -> list[str]:
@@ -104,13 +123,12 @@ def walk(folder: str) -> Iterator[str]:
         yield from (os.path.join(directory, name) for name in sorted(files) if not name.startswith("."))
 
 
-def _refuse_empty_folder(folder: str, files: list[str], known: list[str]) -> None:
-    if not known:
-        other = f", only {len(files)} other files such as {Path(files[0]).name}" if files else ""
-        raise CorpusError(
-            f"a folder of the corpus holds {', '.join(_FORMATS)} files (also .gz, .zst), but {folder} has none{other}; "
-            "name files explicitly to read them as text"
-        )
+def _refuse_empty_folder(folder: str, others: int, example: str) -> None:
+    other = f", only {others:,} other files such as {os.path.basename(example)}" if others else ""
+    raise CorpusError(
+        f"a folder of the corpus holds {', '.join(_FORMATS)} files (also .gz, .zst), but {folder} has none{other}; "
+        "name files explicitly to read them as text"
+    )
 
 
 def _kind(name: str) -> tuple[str | None, str | None]:
@@ -124,7 +142,22 @@ def _kind(name: str) -> tuple[str | None, str | None]:
 
 def _source(name: str) -> Source:
     format, codec = _kind(name)
-    return Source(name, Path(name), format or "text", codec)
+    try:
+        status = os.stat(name)
+    except OSError as error:
+        raise _unreadable(name, error) from None
+    if stat.S_ISREG(status.st_mode):
+        return Source(shown(name), name, format or "text", status.st_size, status.st_mtime_ns, codec)
+    return Source(shown(name), name, format or "text", once=True)  # a pipe, whose first bytes tell how it is compressed
+
+
+def shown(name: str) -> str:
+    """The name of a file as text, bytes that are no UTF-8 as \\xff."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return name
 
 
 def spool(source: Source, path: Path) -> Source:
@@ -141,7 +174,7 @@ def spool(source: Source, path: Path) -> Source:
     with path.open("rb") as copy:
         head = copy.read(4)
     codec = next((codec for magic, codec in _MAGIC.items() if head.startswith(magic)), None)
-    return replace(source, path=path, codec=codec, once=False)
+    return replace(source, path=str(path), bytes=path.stat().st_size, codec=codec)
 
 
 def opened(source: Source) -> IO[bytes]:
@@ -149,7 +182,7 @@ def opened(source: Source) -> IO[bytes]:
     try:
         return open(source.path, "rb", closefd=source.path != _STDIN_DESCRIPTOR)
     except OSError as error:
-        raise _unreadable(source, error) from None
+        raise _unreadable(source.name, error) from None
 
 
 @contextmanager
@@ -215,12 +248,12 @@ def _read(stream: IO[bytes], source: Source) -> bytes:
         return stream.read(_BLOCK)
     except OSError as error:
         if error.errno is not None:
-            raise _unreadable(source, error) from None
+            raise _unreadable(source.name, error) from None
         found = "is cut short" if "runcated" in str(error) else f"is damaged ({error})"
         raise CorpusError(f"{source.codec} data must be whole, but {source.name} {found}; fetch it again or leave it out") from None
 
 
-def _unreadable(source: Source, error: OSError) -> CorpusError:
+def _unreadable(name: str, error: OSError) -> CorpusError:
     denied = error.errno in (errno.EACCES, errno.EPERM)
     way_out = "change its permissions or leave it out" if denied else "leave it out"
-    return CorpusError(f"a corpus must be readable, but {source.name} is not ({error.strerror}); {way_out}")
+    return CorpusError(f"a corpus must be readable, but {name} is not ({error.strerror}); {way_out}")

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -83,6 +84,24 @@ def test_a_loop_of_links_ends(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     (tmp_path / "loop").symlink_to(tmp_path)
     assert read(tmp_path) == ["text"]
+
+
+def test_millions_of_files_are_known_in_some_hundred_bytes_each(tmp_path: Path) -> None:
+    for number in range(3000):
+        (tmp_path / f"{number:05}.txt").write_text("text")
+    tracemalloc.start()
+    found = find_sources([tmp_path])
+    taken = tracemalloc.get_traced_memory()[0] / len(found.sources)
+    tracemalloc.stop()
+    assert taken < 250 + len(str(tmp_path)) + 10
+    assert found.sources[7].path is found.sources[7].name
+
+
+def test_a_name_that_is_no_utf8_is_shown_as_text(tmp_path: Path) -> None:
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))).write_text("text")
+    found = find_sources([tmp_path]).sources
+    assert found[0].name == f"{tmp_path}/caf\\xe9.txt"
+    assert [document.text for document in Reader(found)] == ["text"]
 
 
 def test_a_named_file_is_text_whatever_it_is_called(tmp_path: Path) -> None:
@@ -220,7 +239,7 @@ def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:
     sources = find_sources([tmp_path]).sources
     (tmp_path / "a.txt").unlink()
     with pytest.raises(CorpusError, match=r"a\.txt is not \(No such file"):
-        Reader(sources)
+        list(Reader(sources))
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
