@@ -83,22 +83,24 @@ class Spectrum:
     """The spectrum of one order while its counts go by, a stretch at a time, in any order."""
 
     def __init__(self) -> None:
-        self.dense_C = np.zeros(_DENSE, dtype=np.int64)
+        self.dense_LC = np.zeros((4, _DENSE), dtype=np.int64)
         self.sparse: dict[int, int] = {}
 
     def add(self, counts_G: Keys) -> None:
         """Take in the counts of some grams, each gram once."""
-        few_G = counts_G < _DENSE
-        self.dense_C += np.bincount(counts_G[few_G].view(np.int64), minlength=_DENSE)
-        for count, grams in zip(*np.unique(counts_G[~few_G], return_counts=True), strict=True):
-            self.sparse[int(count)] = self.sparse.get(int(count), 0) + int(grams)
+        from engram_cli.corpus import merge_kernels
+
+        if merge_kernels.tally_counts(counts_G, self.dense_LC):
+            for count, grams in zip(*np.unique(counts_G[counts_G >= _DENSE], return_counts=True), strict=True):
+                self.sparse[int(count)] = self.sparse.get(int(count), 0) + int(grams)
 
     def curve(self) -> Curve:
-        found_C = np.flatnonzero(self.dense_C)
+        dense_C = self.dense_LC.sum(axis=0)
+        found_C = np.flatnonzero(dense_C)
         frequent = sorted(self.sparse.items())
         return Curve(
             np.concatenate([found_C, np.array([count for count, _ in frequent], dtype=np.int64)]).astype(np.uint64),
-            np.concatenate([self.dense_C[found_C], np.array([grams for _, grams in frequent], dtype=np.int64)]).astype(np.uint64),
+            np.concatenate([dense_C[found_C], np.array([grams for _, grams in frequent], dtype=np.int64)]).astype(np.uint64),
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from engram_cli.corpus.kernels import _compiled, _inlined
 
+_ONE = np.uint64(1)
 _SEVEN = np.uint64(7)
 _LOW7 = np.uint64(127)
 _MORE = np.uint64(128)
@@ -40,22 +41,25 @@ def lower_bound(key: Any, top: Any, begin: Any, end: Any, split_key: Any, split_
 def _merge_two(
     key: Any, top: Any, counts: Any, i: Any, i_end: Any, j: Any, j_end: Any, to_key: Any, to_top: Any, to_counts: Any, row: Any
 ) -> Any:
-    """Merge rows i..i_end and j..j_end into `to`, from `row` on; returns where they end. Equal grams are added."""
-    none = np.uint64(0)
+    """Merge rows i..i_end and j..j_end into `to`, from `row` on; returns where they end. Equal grams are added.
+
+    Places are unsigned: numba need not ask whether they count from the end.
+    """
+    i, i_end, j, j_end, row = np.uint64(i), np.uint64(i_end), np.uint64(j), np.uint64(j_end), np.uint64(row)
     while i < i_end and j < j_end:
+        low, other = key[i], key[j]
         if top is None:
-            first = key[i] <= key[j]
-            second = key[j] <= key[i]
-            to_key[row] = key[i] if first else key[j]
+            first = low <= other
+            second = other <= low
         else:
-            first = (top[i] < top[j]) | ((top[i] == top[j]) & (key[i] <= key[j]))
-            second = (top[j] < top[i]) | ((top[j] == top[i]) & (key[j] <= key[i]))
-            to_key[row] = key[i] if first else key[j]
+            first = (top[i] < top[j]) | ((top[i] == top[j]) & (low <= other))
+            second = (top[j] < top[i]) | ((top[j] == top[i]) & (other <= low))
             to_top[row] = top[i] if first else top[j]
-        to_counts[row] = (counts[i] if first else none) + (counts[j] if second else none)
-        i += np.int64(first)
-        j += np.int64(second)
-        row += 1
+        to_key[row] = low if first else other
+        to_counts[row] = counts[i] * np.uint64(first) + counts[j] * np.uint64(second)
+        i += np.uint64(first)
+        j += np.uint64(second)
+        row += _ONE
     if i < i_end:
         return _copy(key, top, counts, i, i_end, to_key, to_top, to_counts, row)
     return _copy(key, top, counts, j, j_end, to_key, to_top, to_counts, row)
@@ -63,13 +67,12 @@ def _merge_two(
 
 @_compiled
 def _copy(key: Any, top: Any, counts: Any, begin: Any, end: Any, to_key: Any, to_top: Any, to_counts: Any, row: Any) -> Any:
-    for at in range(begin, end):
-        to_key[row] = key[at]
-        to_counts[row] = counts[at]
-        if top is not None:
-            to_top[row] = top[at]
-        row += 1
-    return row
+    until = row + (end - begin)
+    to_key[row:until] = key[begin:end]
+    to_counts[row:until] = counts[begin:end]
+    if top is not None:
+        to_top[row:until] = top[begin:end]
+    return np.int64(until)
 
 
 @_compiled
@@ -94,72 +97,98 @@ def _step_end(key: Any, top: Any, at_K: Any, end_K: Any, step: Any, upto_K: Any)
 @_compiled
 def merge(key: Any, top: Any, counts: Any, begin_K: Any, end_K: Any, step: Any, to_key: Any, to_top: Any, to_counts: Any) -> Any:
     """Merge K runs, the rows begin_K..end_K of one array, into `to`; `step`: rows of a run in one round. Returns the rows
-    written."""
+    written. counts, to_counts: uint64."""
     runs = len(begin_K)
-    a, a_counts = np.empty(runs * step, np.uint64), np.empty(runs * step, np.uint64)
-    b, b_counts = np.empty(runs * step, np.uint64), np.empty(runs * step, np.uint64)
+    size = runs * step if runs > 2 else 0
+    a, a_counts = np.empty(size, np.uint64), np.empty(size, np.uint64)
+    b, b_counts = np.empty(size, np.uint64), np.empty(size, np.uint64)
     if top is None:
         a_top = None
         b_top = None
     else:
-        a_top = np.empty(runs * step, np.uint64)
-        b_top = np.empty(runs * step, np.uint64)
-    at_K, upto_K, bounds = begin_K.copy(), begin_K.copy(), np.empty(runs + 1, np.int64)
+        a_top = np.empty(size, np.uint64)
+        b_top = np.empty(size, np.uint64)
+    at_K, upto_K, from_P, until_P = begin_K.copy(), begin_K.copy(), begin_K.copy(), begin_K.copy()
     rows = 0
     more = True
     while more:
         more = _step_end(key, top, at_K, end_K, step, upto_K)
         parts = 0
-        bounds[0] = 0
         for run in range(runs):
             if at_K[run] < upto_K[run]:
-                bounds[parts + 1] = _copy(key, top, counts, at_K[run], upto_K[run], a, a_top, a_counts, bounds[parts])
+                from_P[parts], until_P[parts] = at_K[run], upto_K[run]
                 parts += 1
             at_K[run] = upto_K[run]
+        if parts <= 2:
+            rows = _round(key, top, counts, from_P, until_P, parts, to_key, to_top, to_counts, rows)
+            continue
+        _round(key, top, counts, from_P, until_P, parts, a, a_top, a_counts, 0)
+        parts = (parts + 1) // 2
         in_a = True
-        while parts > 1:
+        while parts > 2:
             if in_a:
-                parts = _round(a, a_top, a_counts, bounds, parts, b, b_top, b_counts)
+                _round(a, a_top, a_counts, from_P, until_P, parts, b, b_top, b_counts, 0)
             else:
-                parts = _round(b, b_top, b_counts, bounds, parts, a, a_top, a_counts)
+                _round(b, b_top, b_counts, from_P, until_P, parts, a, a_top, a_counts, 0)
+            parts = (parts + 1) // 2
             in_a = not in_a
-        if parts and in_a:
-            rows = _copy(a, a_top, a_counts, 0, bounds[1], to_key, to_top, to_counts, rows)
-        elif parts:
-            rows = _copy(b, b_top, b_counts, 0, bounds[1], to_key, to_top, to_counts, rows)
+        if in_a:
+            rows = _round(a, a_top, a_counts, from_P, until_P, parts, to_key, to_top, to_counts, rows)
+        else:
+            rows = _round(b, b_top, b_counts, from_P, until_P, parts, to_key, to_top, to_counts, rows)
     return rows
 
 
 @_compiled
-def _round(key: Any, top: Any, counts: Any, bounds: Any, parts: Any, to_key: Any, to_top: Any, to_counts: Any) -> Any:
-    """Merge neighbouring parts two by two, and put down their bounds; returns how many parts are left."""
-    row = 0
-    begin = 0
+def _round(
+    key: Any, top: Any, counts: Any, from_P: Any, until_P: Any, parts: Any, to_key: Any, to_top: Any, to_counts: Any, row: Any
+) -> Any:
+    """Merge neighbouring parts two by two into `to`, from `row` on, and put down where they lie then; returns where they end."""
     for pair in range((parts + 1) // 2):
-        middle = bounds[2 * pair + 1]
-        end = bounds[min(2 * pair + 2, parts)]
-        row = _merge_two(key, top, counts, begin, middle, middle, end, to_key, to_top, to_counts, row)
-        begin = end
-        bounds[pair + 1] = row
-    return (parts + 1) // 2
+        one, other = 2 * pair, 2 * pair + 1
+        begin = row
+        if other < parts:
+            bounds = from_P[one], until_P[one], from_P[other], until_P[other]
+            row = _merge_two(key, top, counts, *bounds, to_key, to_top, to_counts, row)
+        else:
+            row = _copy(key, top, counts, from_P[one], until_P[one], to_key, to_top, to_counts, row)
+        from_P[pair], until_P[pair] = begin, row
+    return row
+
+
+@_compiled
+def tally_counts(counts: Any, dense_LC: Any) -> Any:
+    """Add to dense_LC how many counts have each value below C; returns how many are not below.
+
+    Most counts are small and equal. So L lanes, 4 of them, are counted apart: no addition waits for the one before.
+    """
+    beyond = 0
+    limit = np.uint64(dense_LC.shape[1])
+    for at in range(len(counts)):
+        count = counts[at]
+        if count < limit:
+            dense_LC[at & 3, count] += 1
+        else:
+            beyond += 1
+    return beyond
 
 
 @_compiled
 def shorten(key: Any, top: Any, counts: Any, bits: Any, to_key: Any, to_top: Any, to_counts: Any) -> Any:
     """Fold sorted grams into the grams without their newest id; returns how many there are. `to` holds as many rows as are
     given."""
-    row: Any = -1
+    row = ~np.uint64(0)
     low = np.uint64(0)
     high = np.uint64(0)
     total = np.uint64(0)
     for at in range(len(key)):
         if top is None:
             gram = key[at] >> bits
-            row += np.int64((gram != low) | (at == 0))
+            row += np.uint64((gram != low) | (at == 0))
         else:
             gram = (key[at] >> bits) | (top[at] << (np.uint64(64) - bits))
             above = top[at] >> bits
-            row += np.int64((gram != low) | (above != high) | (at == 0))
+            row += np.uint64((gram != low) | (above != high) | (at == 0))
             high = above
             if to_top is not None:
                 to_top[row] = above
@@ -167,9 +196,9 @@ def shorten(key: Any, top: Any, counts: Any, bits: Any, to_key: Any, to_top: Any
         to_key[row] = gram
         total += counts[at]
         to_counts[row] = total
-    for at in range(row, 0, -1):
+    for at in range(np.int64(row), 0, -1):
         to_counts[at] -= to_counts[at - 1]
-    return row + 1
+    return np.int64(row) + 1
 
 
 @_inlined
