@@ -116,7 +116,9 @@ class NGrams:
         tokens_T = column(self.artifact.table(TOKENS, tokens_schema(self.vocab)), "token")[:_SAMPLE]
         frequency_V = np.bincount(tokens_T, minlength=self.vocab)
         if len(frequency_V) > self.vocab:
-            raise ArtifactError(f"{self.artifact.path / TOKENS} holds token ids beyond {self.vocab - 1}: it is damaged; make it again")
+            raise ArtifactError(
+                f"{self.artifact.path / TOKENS} holds token ids beyond {self.vocab - 1}: it is damaged; make it again"
+            )
         by_canonical_V = np.lexsort((np.arange(self.vocab), -frequency_V, self.canonical_V))
         first_C = np.searchsorted(self.canonical_V[by_canonical_V], np.arange(self.canonical_vocab))
         return by_canonical_V[first_C].astype(np.uint32)

@@ -195,9 +195,7 @@ def count_tokens(
     return [level.tally for level in made]
 
 
-def count_part(
-    stretch: Stretch, canonical_V: npt.NDArray[np.uint32], packing: Packing, buffers: Buffers
-) -> tuple[Rows, Rows]:
+def count_part(stretch: Stretch, canonical_V: npt.NDArray[np.uint32], packing: Packing, buffers: Buffers) -> tuple[Rows, Rows]:
     """(sorted counts of a stretch, in `buffers` until they are used again; the last window of each document that ends in it)."""
     from engram_cli.corpus import kernels
 

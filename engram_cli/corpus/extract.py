@@ -266,7 +266,9 @@ def _count(
         if done == stored.tokens:
             stages.next(f"writing orders 1 to {settings.orders}")
 
-    spill = draft.scratch / "spill" if means.tmp is None else means.tmp / f"engram-{xxhash.xxh3_64_hexdigest(os.fsencode(draft.path))}"
+    spill = (
+        draft.scratch / "spill" if means.tmp is None else means.tmp / f"engram-{xxhash.xxh3_64_hexdigest(os.fsencode(draft.path))}"
+    )
     shutil.rmtree(spill, ignore_errors=True)  # of one that was killed
     try:
         with ExitStack() as files:

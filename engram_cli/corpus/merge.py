@@ -1,12 +1,13 @@
 """`engram merge`: two n-gram artifacts added up, as if both corpora had been extracted together.
 
 Counts only ever add, so nothing is counted again: tokens and documents are laid end to end, and the sorted grams of each order are
-merged a stretch at a time. Where the artifacts share no document, the result is byte for byte that of one extraction of both.
+merged a range at a time. Where the artifacts share no document, the result is byte for byte that of one extraction of both.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,19 @@ import xxhash
 
 from engram_cli.corpus import curves, tokens
 from engram_cli.corpus.artifact import TOKEN_MAP, TOKENIZER, NGrams, ngrams_file, open_ngrams
+from engram_cli.corpus.engine import cores
 from engram_cli.corpus.extract import extract
-from engram_cli.corpus.ngrams import Rows, merge_rows
-from engram_cli.corpus.ready_files import column_reader
+from engram_cli.corpus.merge_counts import Counts, Sum
 from engram_cli.corpus.tokens import DOCUMENTS, TOKENS
 from engram_cli.errors import ArtifactError
 from engram_cli.progress import SILENT, ProgressLike
 from engram_cli.store import schema
 from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, write_artifact
 from engram_cli.store.manifest import file_digest
+from engram_cli.store.resources import need_disk
+from engram_cli.store.stream import ColumnFile, ColumnReader
 
-_ROWS = 1 << 19  # of each artifact that are merged at a time
+_BLOCK = 1 << 20  # tokens copied at once
 _SAME = ("token_map_digest", "pad", "end", "bits", "orders", "held_out")
 _SUMS = ("documents", "tokens", "bytes", "held_out_documents", "held_out_tokens", "held_out_bytes")
 
@@ -45,21 +48,25 @@ def merge(
     pair = open_ngrams(first), open_ngrams(second)
     _check(*pair)
     orders = pair[0].orders
-    with write_artifact(out, "ngrams", force=force) as draft:
+    with write_artifact(out, "ngrams", force=force) as draft, ExitStack() as files:
+        progress.stage(1, len(orders) + 2, "comparing grams")
+        pool = files.enter_context(ThreadPoolExecutor(cores()))
+        sums = {order: _sum(pair, order, files, pool) for order in orders}
+        _need_room(pair, sums, draft)
         for name in (TOKENIZER, TOKEN_MAP):
             shutil.copyfile(pair[0].artifact.file(name), draft.path / name)
-        progress.stage(1, len(orders) + 1, "documents and tokens")
+        progress.stage(2, len(orders) + 2, "documents and tokens")
         draft.inputs = dict(pair[0].artifact.manifest.inputs)
         draft.inputs["corpus"] = _documents(pair, draft, progress)
         _tokens(pair, draft, progress)
         spectra = {}
-        for number, order in enumerate(orders, 2):
-            progress.stage(number, len(orders) + 1, f"{order}-grams")
-            spectra[order] = _counts(pair, order, draft, progress)
+        for number, order in enumerate(reversed(orders), 3):  # the largest first: it is flushed while the others are written
+            progress.stage(number, len(orders) + 2, f"{order}-grams")
+            spectra[order] = _counts(sums[order], order, pair[0].bits, draft, progress)
         draft.table(curves.FILE, curves.to_arrow(spectra))
         draft.facts = _facts(pair) | {
-            "distinct": {str(order): curve.distinct for order, curve in spectra.items()},
-            "singletons": {str(order): curve.singletons for order, curve in spectra.items()},
+            "distinct": {str(order): spectra[order].distinct for order in orders},
+            "singletons": {str(order): spectra[order].singletons for order in orders},
         }
     return open_artifact(out, "ngrams")
 
@@ -140,6 +147,15 @@ def _facts(pair: tuple[NGrams, NGrams]) -> dict[str, Any]:
     return facts | summed
 
 
+def _need_room(pair: tuple[NGrams, NGrams], sums: Mapping[int, Sum], draft: Draft) -> None:
+    """Raises ResourceError where the disk has no room for the sum."""
+    counts = sum(8 * len(schema.ngrams_schema(order, pair[0].bits)) * summed.rows for order, summed in sums.items())
+    files = [ngrams.artifact.manifest.files for ngrams in pair]
+    rest = sum(records[name].bytes for records in files for name in (TOKENS, DOCUMENTS) if name in records)
+    names = " and ".join(str(ngrams.artifact.path) for ngrams in pair)
+    need_disk(draft.path, counts + rest, f"the sum of {names}", "make room, or choose another --out")
+
+
 def _halves(ngrams: NGrams) -> tuple[pa.Table, pa.Table]:
     """(records of the training documents, of the held-out ones)."""
     documents = ngrams.artifact.table(DOCUMENTS)
@@ -199,90 +215,50 @@ def _warn_of_shared(records: Sequence[pa.Table], pair: tuple[NGrams, NGrams], pr
 
 def _tokens(pair: tuple[NGrams, NGrams], draft: Draft, progress: ProgressLike) -> None:
     """Write tokens.arrow in the order of the documents."""
-    readers = [column_reader(ngrams.artifact.file(TOKENS), "token") for ngrams in pair]
-    training = [ngrams.artifact.manifest.facts["tokens"] for ngrams in pair]
-    parts = [(readers[i], 0, training[i]) for i in (0, 1)]
-    parts += [(readers[i], training[i], training[i] + pair[i].artifact.manifest.facts["held_out_tokens"]) for i in (0, 1)]
-    total = sum(end - begin for _, begin, end in parts)
-    with draft.numbers(TOKENS, schema.tokens_schema(pair[0].vocab)) as writer:
-        for read, first, last in parts:
-            for begin in range(first, last, 1 << 22):
-                writer.write([read(begin, min(begin + (1 << 22), last))])
-                progress.advance(writer.rows, total, "tokens")
+    form = schema.tokens_schema(pair[0].vocab)
+    facts = [ngrams.artifact.manifest.facts for ngrams in pair]
+    sizes = [fact["tokens"] + fact["held_out_tokens"] for fact in facts]
+    block_T = np.empty(_BLOCK, form.field("token").type.to_pandas_dtype())
+    done = 0
+    with ExitStack() as files:
+        readers = [
+            files.enter_context(ColumnReader(_checked(ngrams, TOKENS, form), form, size))
+            for ngrams, size in zip(pair, sizes, strict=True)
+        ]
+        file = files.enter_context(ColumnFile(draft.path / TOKENS, form, sum(sizes)))
+        parts = [(reader, 0, fact["tokens"]) for reader, fact in zip(readers, facts, strict=True)]
+        parts += [(reader, fact["tokens"], size) for reader, fact, size in zip(readers, facts, sizes, strict=True)]
+        for reader, first, last in parts:
+            for begin in range(first, last, _BLOCK):
+                ids_T = block_T[: last - begin]
+                reader.read(0, begin, ids_T)
+                file.write(done, [ids_T])
+                done += len(ids_T)
+                progress.advance(done, sum(sizes), "tokens")
+    draft.seal(TOKENS)
 
 
-def _counts(pair: tuple[NGrams, NGrams], order: int, draft: Draft, progress: ProgressLike) -> curves.Curve:
-    """Write the sum of the counts of one order; one stretch is merged while another is written."""
+def _counts(summed: Sum, order: int, bits: int, draft: Draft, progress: ProgressLike) -> curves.Curve:
+    """Write the sum of the counts of one order."""
     name = ngrams_file(order)
+    with ColumnFile(draft.path / name, schema.ngrams_schema(order, bits), summed.rows) as file:
+        spectrum = summed.write(file, lambda done: progress.advance(done, summed.rows, "grams"))
+    draft.seal(name)
+    return spectrum
+
+
+def _sum(pair: tuple[NGrams, NGrams], order: int, files: ExitStack, pool: ThreadPoolExecutor) -> Sum:
+    """The sum of the counts of one order, whose files are open while `files` is."""
     form = schema.ngrams_schema(order, pair[0].bits)
-    runs = [_Run(ngrams.artifact.file(name), form, ngrams.artifact.manifest.facts["distinct"][str(order)]) for ngrams in pair]
-    total = sum(run.left for run in runs)
-    spectrum = curves.Spectrum()
-
-    def write(rows: Rows) -> None:
-        writer.write(rows.columns())
-        spectrum.add(rows.counts)
-
-    with draft.numbers(name, form) as writer, ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(lambda: None)
-        for rows in _merged(*runs):
-            pending.result()
-            pending = pool.submit(write, rows)
-            progress.advance(total - sum(run.left for run in runs), total, "grams")
-        pending.result()
-    return spectrum.curve()
+    counts = [
+        Counts(_checked(ngrams, ngrams_file(order), form), form, ngrams.artifact.manifest.facts["distinct"][str(order)])
+        for ngrams in pair
+    ]
+    one, other = map(files.enter_context, counts)
+    return Sum(one, other, pool)
 
 
-class _Run:
-    """The counts of one artifact, read a stretch at a time. left: rows not yet merged."""
-
-    def __init__(self, path: Path, form: pa.Schema, rows: int) -> None:
-        self.readers: list[Callable[[int, int], npt.NDArray[Any]]] = [column_reader(path, name) for name in form.names]
-        self.rows = self.left = rows
-        self.at = 0
-        self.window = self._read(0, 0)
-
-    def _read(self, begin: int, end: int) -> Rows:
-        *grams, counts = (read(begin, end) for read in self.readers)
-        return Rows(grams[-1], grams[0] if len(grams) > 1 else None, counts)
-
-    def fill(self) -> bool:
-        """See that the window holds rows, if any are left; whether it does."""
-        if not len(self.window.key) and self.at < self.rows:
-            end = min(self.at + _ROWS, self.rows)
-            self.window, self.at = self._read(self.at, end), end
-        return len(self.window.key) > 0
-
-    @property
-    def last(self) -> tuple[int, int]:
-        """The last gram in the window."""
-        top = self.window.top
-        return 0 if top is None else int(top[-1]), int(self.window.key[-1])
-
-    def take(self, upto: tuple[int, int]) -> Rows:
-        """The rows of the window up to a gram, that gram included; the window keeps the others."""
-        key, top = self.window.key, self.window.top
-        begin, end = 0, len(key)
-        if top is not None:
-            begin, end = (int(np.searchsorted(top, np.uint64(upto[0]), side)) for side in ("left", "right"))
-        cut = begin + int(np.searchsorted(key[begin:end], np.uint64(upto[1]), "right"))
-        taken, self.window = self.window.part(0, cut), self.window.part(cut, len(key))
-        self.left -= cut
-        return taken
-
-
-def _merged(one: _Run, other: _Run) -> Iterator[Rows]:
-    """The sum of two sorted runs, a stretch at a time, sorted."""
-    while True:
-        live = [run for run in (one, other) if run.fill()]
-        if not live:
-            return
-        upto = min(run.last for run in live)
-        parts = [rows for rows in (run.take(upto) for run in live) if len(rows.key)]
-        if len(parts) == 1:
-            yield parts[0]
-            continue
-        end_K = np.cumsum([len(part.key) for part in parts])
-        key, counts = (np.concatenate([getattr(part, name) for part in parts]) for name in ("key", "counts"))
-        top = None if parts[0].top is None else np.concatenate([part.top for part in parts])
-        yield merge_rows(Rows(key, top, counts), end_K - [len(part.key) for part in parts], end_K)
+def _checked(ngrams: NGrams, name: str, form: pa.Schema) -> Path:
+    """Path of an Arrow file of the artifact that has columns of `form`. Raises ArtifactError where it does not."""
+    ngrams.artifact.table(name, form)
+    return ngrams.artifact.file(name)

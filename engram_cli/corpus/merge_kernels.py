@@ -37,8 +37,40 @@ def lower_bound(key: Any, top: Any, begin: Any, end: Any, split_key: Any, split_
     return begin
 
 
+@_inlined
+def _order(key: Any, top: Any, i: Any, j: Any) -> Any:
+    """(whether the gram at i comes before the one at j or is equal, whether the one at j does before the one at i)."""
+    if top is None:
+        return key[i] <= key[j], key[j] <= key[i]
+    before, equal = top[i] < top[j], top[i] == top[j]
+    return before | (equal & (key[i] <= key[j])), (not (before | equal)) | (equal & (key[j] <= key[i]))
+
+
 @_compiled
-def _merge_two(
+def distinct(key: Any, top: Any, i: Any, i_end: Any, j: Any, j_end: Any) -> Any:
+    """How many different grams rows i..i_end and j..j_end have, each sorted.
+
+    Counted from both ends at once: a step waits for the one before it, and so there are two that do not wait for each other.
+    """
+    i_last, j_last, grams = i_end - 1, j_end - 1, 0
+    while i < i_last and j < j_last:
+        first, second = _order(key, top, i, j)
+        i += np.int64(first)
+        j += np.int64(second)
+        first, second = _order(key, top, i_last, j_last)
+        i_last -= np.int64(second)
+        j_last -= np.int64(first)
+        grams += 2
+    while i <= i_last and j <= j_last:
+        first, second = _order(key, top, i, j)
+        i += np.int64(first)
+        j += np.int64(second)
+        grams += 1
+    return grams + (i_last + 1 - i) + (j_last + 1 - j)
+
+
+@_compiled
+def merge_two(
     key: Any, top: Any, counts: Any, i: Any, i_end: Any, j: Any, j_end: Any, to_key: Any, to_top: Any, to_counts: Any, row: Any
 ) -> Any:
     """Merge rows i..i_end and j..j_end into `to`, from `row` on; returns where they end. Equal grams are added.
@@ -149,7 +181,7 @@ def _round(
         begin = row
         if other < parts:
             bounds = from_P[one], until_P[one], from_P[other], until_P[other]
-            row = _merge_two(key, top, counts, *bounds, to_key, to_top, to_counts, row)
+            row = merge_two(key, top, counts, *bounds, to_key, to_top, to_counts, row)
         else:
             row = _copy(key, top, counts, from_P[one], until_P[one], to_key, to_top, to_counts, row)
         from_P[pair], until_P[pair] = begin, row

@@ -11,6 +11,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from engram_cli.errors import CorpusError
+from engram_cli.store.stream import column_places
 
 Ids = npt.NDArray[Any]
 _SCAN = 1 << 22  # tokens
@@ -161,12 +162,6 @@ def _artifact(path: Path, tokenizer: Tokenizer) -> Documents:
 
 def column_reader(path: Path, name: str) -> Callable[[int, int], Ids]:
     """read(begin, end) for a column of numbers of an uncompressed Arrow file whose rows are one record batch."""
-    mapped = pa.memory_map(str(path))
-    file = pa.ipc.open_file(mapped)
-    dtype = np.dtype(file.schema.field(name).type.to_pandas_dtype())
-    if not file.num_record_batches:
-        return lambda begin, end: np.empty(0, dtype)
-    column = file.get_batch(0).column(name)
-    mapped.seek(0)
-    begins = column.buffers()[1].address - mapped.read_buffer().address + column.offset * dtype.itemsize
-    return reader(path, dtype, begins)
+    dtype = np.dtype(pa.ipc.open_file(pa.memory_map(str(path))).schema.field(name).type.to_pandas_dtype())
+    _, places = column_places(path)
+    return reader(path, dtype, places[name]) if places else lambda begin, end: np.empty(0, dtype)

@@ -8,13 +8,16 @@ numbers.
 
 import mmap
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from engram_cli.errors import ArtifactError
 
 _BLOCK = 1 << 22
 _ALIGNED = 64  # pyarrow pads columns to this
@@ -41,7 +44,7 @@ class ColumnWriter:
         self.files[0].truncate(self.begin + rows * self.widths[0])
         self.files[0].seek(0, os.SEEK_END)
 
-    def __enter__(self) -> "ColumnWriter":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
@@ -78,6 +81,92 @@ class ColumnWriter:
         """Close the files as they are."""
         for file in self.files:
             file.close()
+
+
+class ColumnFile:
+    """Columns of `schema` whose `rows` are known before: written to `path` in any order, from any thread, each where it belongs."""
+
+    def __init__(self, path: Path, schema: pa.Schema, rows: int) -> None:
+        self.widths = [field.type.bit_width // 8 for field in schema]
+        self.file = path.open("wb", buffering=0)
+        self.places = _places(schema, rows, self.file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+    def write(self, row: int, columns: Sequence[npt.NDArray[Any]]) -> None:
+        """Rows from `row` on: an array for each column, of its type."""
+        for place, width, column in zip(self.places, self.widths, columns, strict=bool(self.places)):
+            _all(os.pwrite, self.file.fileno(), column, place + row * width)
+
+
+class ColumnReader:
+    """Columns of numbers of the Arrow file `path`, of `schema` and so many `rows`, read into arrays from any thread, not through
+    a map, which would fill memory. Raises ArtifactError where the file does not hold as many rows, or not as one record batch."""
+
+    def __init__(self, path: Path, schema: pa.Schema, rows: int) -> None:
+        found, places = column_places(path)
+        if found != rows:
+            raise ArtifactError(
+                f"{path} must hold {rows:,} rows, as the manifest says, but holds {found:,}; make the artifact again"
+            )
+        self.path = path
+        self.rows = rows
+        self.places = [places.get(name, 0) for name in schema.names]
+        self.file = path.open("rb", buffering=0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+    def read(self, column: int, row: int, into: npt.NDArray[Any]) -> None:
+        """Fill `into` with the numbers of a column from `row` on."""
+        place = self.places[column] + row * into.itemsize
+        if not _all(lambda file, data, at: os.preadv(file, [data], at), self.file.fileno(), into, place):
+            raise ArtifactError(f"{self.path} must not change while it is read, but it became shorter; make it again")
+
+    def number(self, column: int, row: int) -> int:
+        """One number of a column of u64."""
+        return int.from_bytes(os.pread(self.file.fileno(), 8, self.places[column] + row * 8), sys.byteorder)
+
+
+def column_places(path: Path) -> tuple[int, dict[str, int]]:
+    """(rows, where each column of numbers begins) of an uncompressed Arrow file whose rows are one record batch.
+
+    Raises ArtifactError where they are more.
+    """
+    with pa.memory_map(str(path)) as mapped:
+        file = pa.ipc.open_file(mapped)
+        if file.num_record_batches > 1:
+            raise ArtifactError(
+                f"{path} must hold its rows as one record batch, but holds {file.num_record_batches}; make it again"
+            )
+        if not file.num_record_batches:
+            return 0, {}
+        mapped.seek(0)
+        begin = mapped.read_buffer().address
+        batch = file.get_batch(0)
+        places = {
+            name: column.buffers()[1].address - begin + column.offset * column.type.bit_width // 8
+            for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        }
+        return batch.num_rows, places
+
+
+def _all(move: Callable[[int, memoryview, int], int], file: int, column: npt.NDArray[Any], place: int) -> bool:
+    """Read or write all bytes of a column at a place in a file, however many calls it takes; whether there were so many."""
+    data = np.ascontiguousarray(column).data.cast("B")
+    while data:
+        moved = move(file, data, place)
+        if not moved:
+            return False
+        data, place = data[moved:], place + moved
+    return True
 
 
 class _Frame:

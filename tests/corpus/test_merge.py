@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engram_cli.corpus import merge as merging
-from engram_cli.corpus import tokens
+from engram_cli.corpus import merge_counts, tokens
 from engram_cli.corpus.extract import extract
 from engram_cli.corpus.merge import add, merge
 from engram_cli.corpus.tokenizer import train_tokenizer
@@ -37,14 +37,15 @@ def made(tmp_path: Path, tokenizer_path: Path) -> Callable[..., Path]:
 def test_the_sum_is_the_artifact_of_both(
     settings: dict[str, Any], made: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merging, "_ROWS", 37)
+    monkeypatch.setattr(merge_counts, "ROWS", 37)
+    monkeypatch.setattr(merging, "_BLOCK", 101)
     monkeypatch.setattr(tokens, "_RECORDS", 7)
     merged = merge(made("one", **settings), made("two", **settings), tmp_path / "sum")
     assert bytes_of(merged.path) == bytes_of(made("one", "two", **settings))
 
 
 def test_wide_grams_are_added(made: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merging, "_ROWS", 19)
+    monkeypatch.setattr(merge_counts, "ROWS", 19)
     monkeypatch.setattr("engram_cli.corpus.ngrams.gram_bits", lambda vocab, order: 21)
     merged = merge(made("one", orders=5), made("two", orders=5), tmp_path / "sum")
     assert merged.manifest.facts["bits"] == 21
