@@ -19,7 +19,7 @@ from engram_cli.corpus.runs import Gram
 from engram_cli.errors import ArtifactError
 from engram_cli.store.stream import ColumnFile, ColumnReader
 
-ROWS = 1 << 16  # of each file in a range, at most
+ROWS = 1 << 17  # of each file in a range, at most
 
 
 class Range(NamedTuple):
