@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from engram_cli.corpus.kernels import _compiled, _inlined
+from engram_cli.compiled import compiled as _compiled
+from engram_cli.compiled import inlined as _inlined
 
 _ONE = np.uint64(1)
 _SEVEN = np.uint64(7)
