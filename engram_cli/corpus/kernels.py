@@ -18,7 +18,7 @@ from engram_cli.compiled import compiled as _compiled
 from engram_cli.compiled import inlined as _inlined
 
 DIGIT = 11  # bits that a bucket is split by at most
-SORTED = 11  # bits that one pass of a sort looks at, at most
+SORTED = 12  # bits that one pass of a sort looks at, at most
 FIRST = 16  # leading bits that decide the first bucket
 _ONE = np.uint64(1)
 _64 = np.uint64(64)
