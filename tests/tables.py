@@ -8,9 +8,10 @@ import torch
 from engram_cli.corpus.canonical import token_map
 from engram_cli.corpus.tokenizer import find_end, find_pad, train_tokenizer
 from engram_cli.model.host import initialise
-from engram_cli.model.table import LAYOUT_FILE, make_host, save_weights
+from engram_cli.model.table import make_host, save_weights
 from engram_cli.recipe import parse_recipe
 from engram_cli.store.artifact import write_artifact
+from engram_cli.table.formats.engram import LAYOUT_FILE
 from engram_cli.table.layout import plan_layout
 from engram_cli.table.rows import Rows, rows_file
 

@@ -24,7 +24,7 @@ from engram_cli.model.checkpoint import find_checkpoint, load_checkpoint, read_s
 from engram_cli.model.data import Batches, HeldOut, Windowed, layout_for
 from engram_cli.model.host import Host, initialise
 from engram_cli.model.statistics import TokenVectors, fill_rows, initialise_host, token_vectors
-from engram_cli.model.table import LAYOUT_FILE, make_host, pick_device, save_weights
+from engram_cli.model.table import make_host, pick_device, save_weights
 from engram_cli.model.train import Budget, LayerRows, Trainer
 from engram_cli.progress import SILENT, ProgressLike
 from engram_cli.recipe import Recipe
@@ -32,6 +32,7 @@ from engram_cli.store import schema
 from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, partial_path, scratch_path, write_artifact
 from engram_cli.store.resources import need_disk, need_memory
 from engram_cli.store.tensors import TensorSpec, create_tensors, map_tensor, read_tensor_specs
+from engram_cli.table.formats.engram import LAYOUT_FILE
 from engram_cli.table.layout import Layout
 from engram_cli.table.rows import Rows, rows_file
 

@@ -25,10 +25,11 @@ from engram_cli.recipe import Recipe, parse_recipe
 from engram_cli.store import schema
 from engram_cli.store.artifact import Artifact, open_artifact
 from engram_cli.store.tensors import write_tensors
+from engram_cli.table.formats.engram import LAYOUT_FILE, open_layer
 from engram_cli.table.layout import LayerLayout, Layout
-from engram_cli.table.rows import Rows, rows_file
+from engram_cli.table.rows import Rows
 
-HOST_FILE, MEMORY_FILE, LAYOUT_FILE = "host.safetensors", "memory.safetensors", "layout.arrow"
+HOST_FILE, MEMORY_FILE = "host.safetensors", "memory.safetensors"
 
 
 def pick_device(name: str) -> torch.device:
@@ -105,19 +106,8 @@ def open_table(path: str | Path, device: str = "auto") -> Table:
     canonical_V = artifact.table("token_map.arrow", schema.TOKEN_MAP)["canonical"].to_numpy()
     host = make_host(recipe, len(canonical_V), layout)
     load_weights(host, artifact)
-    rows = {layer.layer: _open_rows(artifact, layer.layer, layer.rows, recipe.rows.dim) for layer in layout.layers}
+    rows = {layer.layer: open_layer(artifact, layer, recipe.rows.dim).rows for layer in layout.layers}
     return Table(artifact, recipe, layout, host.to(pick_device(device)).eval(), rows, canonical_V)
-
-
-def _open_rows(artifact: Artifact, layer: int, count: int, dim: int) -> Rows:
-    path = artifact.file(rows_file(layer))
-    rows = Rows.open(path)
-    if (rows.count, rows.dim) != (count, dim):
-        raise ArtifactError(
-            f"{path} must hold {count} rows x {dim} by its layout, but holds {rows.count} x {rows.dim}: every row would be read "
-            "for the wrong gram; build the table again"
-        )
-    return rows
 
 
 def save_weights(host: Host, directory: Path) -> None:

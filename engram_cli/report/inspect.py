@@ -15,10 +15,11 @@ from engram_cli.corpus.artifact import NGrams
 from engram_cli.errors import ArtifactError
 from engram_cli.report.ngrams_summary import summarise
 from engram_cli.report.report import Measure, Report, Scalar, column, read_report, table
+from engram_cli.report.stored import layer_tables
 from engram_cli.store import schema
 from engram_cli.store.artifact import Artifact
+from engram_cli.table.formats.engram import LAYOUT_FILE, open_layer
 from engram_cli.table.layout import Layout
-from engram_cli.table.rows import rows_file
 
 KINDS = {"ngrams": "n-gram artifact", "table": "table artifact"}
 _UNITS = {"held_out_loss": "nats", "bits_per_byte": "bits"}
@@ -30,24 +31,6 @@ FILES = [
     column("xxh3_128", pa.string(), "text"),
 ]
 SETTINGS = [column("setting", pa.string(), "text"), column("value", pa.string(), "text")]
-LAYERS = [
-    column("layer", pa.int32()),
-    column("heads", pa.int32()),
-    column("rows", pa.int64(), "rows"),
-    column("dim", pa.int32()),
-    column("dtype", pa.string(), "text"),
-    column("parameters", pa.int64(), "parameters"),
-    column("bytes", pa.int64(), "bytes"),
-    column("bytes_read_per_token", pa.int64(), "bytes"),
-]
-ORDERS = [
-    column("layer", pa.int32()),
-    column("order", pa.int32()),
-    column("heads", pa.int32()),
-    column("rows", pa.int64(), "rows"),
-    column("first_prime", pa.int64()),
-    column("last_prime", pa.int64()),
-]
 WEIGHTS = [
     column("file", pa.string(), "text"),
     column("tensors", pa.int64()),
@@ -125,36 +108,11 @@ def _settings(artifact: Artifact) -> list[dict[str, str]]:
 
 def _table_parts(artifact: Artifact) -> dict[str, pa.Table]:
     """The tables that only a table artifact has: layers, orders, weights, training."""
-    layout = Layout.from_arrow(artifact.table("layout.arrow", schema.LAYOUT))
-    layers, orders = [], []
-    for layer in layout.layers:
-        name = rows_file(layer.layer)
-        spec = artifact.tensors(name).get("rows")
-        if spec is None or len(spec.shape) != 2 or spec.shape[0] != layer.rows:
-            found = "no such matrix" if spec is None else "x".join(map(str, spec.shape))
-            raise ArtifactError(
-                f"{artifact.path / name} must hold {layer.rows} rows by the layout, but holds {found}; build it again"
-            )
-        layers.append(
-            {
-                "layer": layer.layer,
-                "heads": layer.heads,
-                "rows": layer.rows,
-                "dim": spec.shape[1],
-                "dtype": spec.dtype.lower(),
-                "parameters": math.prod(spec.shape),
-                "bytes": spec.bytes,
-                "bytes_read_per_token": layer.heads * spec.bytes // layer.rows,
-            }
-        )
-        for order in layer.orders:
-            primes = layer.primes_H[layer.heads_of(order)]
-            place = {"layer": layer.layer, "order": order, "heads": len(primes), "rows": sum(primes)}
-            orders.append(place | {"first_prime": primes[0], "last_prime": primes[-1]})
+    layout = Layout.from_arrow(artifact.table(LAYOUT_FILE, schema.LAYOUT))
+    layers = tuple(open_layer(artifact, layer) for layer in layout.layers)
     weights = [name for name in artifact.manifest.files if name.endswith(".safetensors") and not name.startswith("rows-")]
     parts = {
-        "layers": table(LAYERS, layers, title="Layers"),
-        "orders": table(ORDERS, orders, title="Orders"),
+        **layer_tables(layers),
         "weights": table(WEIGHTS, [_weights(artifact, name) for name in weights], title="Weights"),
     }
     if "training.arrow" in artifact.manifest.files:

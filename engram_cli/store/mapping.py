@@ -45,6 +45,8 @@ class MappedFile:
                 raise
         except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
             raise ArtifactError(f"{path} cannot be mapped ({error}); make the file readable, or make or fetch it again") from None
+        if mode == "r" and sys.platform == "linux":
+            self._map.madvise(mmap.MADV_RANDOM)  # rows lie anywhere: reading ahead fetches, and keeps, what nobody asked for
         weakref.finalize(self, os.close, self._descriptor)
         self.bytes: Bytes = np.frombuffer(self._map, np.uint8)
         _guard(self, self.bytes)

@@ -71,24 +71,25 @@ def open_shards(directory: Path) -> Shards:
         return Shards(directory, {name: Stored(path, spec) for name, spec in read_tensor_specs(path).items()})
     places = _read_index(directory / INDEX)
     tensors: dict[str, Stored] = {}
-    named = sorted(set(places.values()))
-    for shard in (name for name in named if (directory / name).exists()):
-        for name, spec in read_tensor_specs(directory / shard).items():
+    paths = {shard: directory / shard for shard in sorted(set(places.values()))}
+    missing = {shard for shard, path in paths.items() if not path.exists()}
+    for shard in sorted(paths.keys() - missing):
+        for name, spec in read_tensor_specs(paths[shard]).items():
             if name in tensors:
                 raise ArtifactError(
                     f"a tensor lies in one shard, but {name} is in {tensors[name].path.name} and in {shard} of {directory}: which "
                     "one counts would depend on the reader; fetch the checkpoint again"
                 )
-            tensors[name] = Stored(directory / shard, spec)
-    absent = {name: shard for name, shard in places.items() if not (directory / shard).exists()}
+            tensors[name] = Stored(paths[shard], spec)
     for name, shard in places.items():
-        if name not in absent and (name not in tensors or tensors[name].path.name != shard):
+        if shard not in missing and (name not in tensors or tensors[name].path is not paths[shard]):
             where = f"in {tensors[name].path.name}" if name in tensors else "in none"
             raise ArtifactError(
                 f"{INDEX} of {directory} says that {name} is in {shard}, but it is {where}: index and shards do not belong "
                 "together; fetch both again"
             )
-    return Shards(directory, tensors, absent, tuple(sorted(set(files) - set(named))))
+    absent = {name: shard for name, shard in places.items() if shard in missing}
+    return Shards(directory, tensors, absent, tuple(sorted(set(files) - set(paths))))
 
 
 def _read_index(path: Path) -> Mapping[str, str]:

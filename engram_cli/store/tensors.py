@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +27,7 @@ STORAGE: Mapping[str, npt.DTypeLike] = {
     "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
     "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
 }  # fmt: skip
+_ITEM_BYTES = {name: np.dtype(stored).itemsize for name, stored in STORAGE.items()}
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class TensorSpec:
     @property
     def bytes(self) -> int:
         """Bytes in the file."""
-        known = STORAGE.get(self.dtype)
-        return self.length if known is None else math.prod(self.shape) * np.dtype(known).itemsize
+        item = _ITEM_BYTES.get(self.dtype)
+        return self.length if item is None else math.prod(self.shape) * item
 
     @property
     def end(self) -> int:
@@ -104,10 +104,9 @@ def read_tensor_specs(path: Path) -> dict[str, TensorSpec]:
             header = json.loads(file.read(length), object_pairs_hook=unique_keys)
         header.pop("__metadata__", None)
         specs = {name: _spec(entry, 8 + length) for name, entry in header.items()}
-        _check_apart(specs)
+        end = _check_apart(specs)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{path} is not a safetensors file that engram reads ({error}); make or fetch it again") from None
-    end = max((spec.end for spec in specs.values()), default=0)
     if end > size:
         raise ArtifactError(f"{path} must hold {end} bytes by its header but has {size}: it is truncated; make or fetch it again")
     return specs
@@ -123,23 +122,22 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _spec(entry: dict[str, Any], start: int) -> TensorSpec:
-    first, last = entry["data_offsets"]
-    shape = tuple(entry["shape"])
-    whole = all(type(number) is int and number >= 0 for number in (*shape, first, last))
-    if not whole or last < first or type(entry["dtype"]) is not str:
-        raise ValueError(f"bytes {first} to {last} for {entry['dtype']} {entry['shape']}")
+    (first, last), shape = entry["data_offsets"], tuple(entry["shape"])
     spec = TensorSpec(entry["dtype"], shape, start + first, last - first)
-    if last - first != spec.bytes:
+    whole = {type(number) for number in (*shape, first, last)} == {int} and min(*shape, first, last) >= 0
+    if not whole or type(spec.dtype) is not str or spec.bytes != last - first:
         raise ValueError(f"bytes {first} to {last} for {entry['dtype']} {entry['shape']}")
     return spec
 
 
-def _check_apart(specs: Mapping[str, TensorSpec]) -> None:
-    """Raises ValueError where two tensors have bytes in common."""
-    places = sorted((spec.offset, spec.end, name) for name, spec in specs.items() if spec.bytes)
-    for (_, end, name), (start, _, other) in pairwise(places):
-        if start < end:
-            raise ValueError(f"{name!r} and {other!r} overlap")
+def _check_apart(specs: Mapping[str, TensorSpec]) -> int:
+    """One past the last byte of all tensors. Raises ValueError where two have bytes in common."""
+    last = 0
+    for start, end, name in sorted((spec.offset, spec.end, name) for name, spec in specs.items()):
+        if start < last and start < end:
+            raise ValueError(f"{name!r} overlaps with another tensor")
+        last = max(last, end)
+    return last
 
 
 def map_tensor(path: Path, spec: TensorSpec, mode: Literal["r", "r+", "c"] = "r") -> "np.memmap[Any, Any]":

@@ -33,6 +33,7 @@ Stored = npt.NDArray[Any]
 BLOCK = 32  # numbers that share a scale in fp8-block
 _E4M3_MAX, _INT8_MAX = 448.0, 127.0
 _E4M3_NAN = 0x7F
+_ANY_NUMBER = np.errstate(over="ignore", invalid="ignore")  # 448 * 2^127 is infinite in f32; NaN comes in more kinds than one
 
 
 @dataclass(frozen=True)
@@ -55,19 +56,20 @@ class RowType:
         own = {"block": dim // BLOCK, "row": 4}
         return dim * np.dtype(STORAGE[self.numbers]).itemsize + own.get(self.share, 0)
 
+    @_ANY_NUMBER
     def decode(self, numbers_RE: Stored, scales: Stored | None = None) -> Floats:
         """f32 [..., E] of stored numbers [..., E] and their scales: [..., B], [...] or [1], as `share` says."""
         values_RE = _to_floats(numbers_RE, self.numbers)
         if scales is None:
             return values_RE
-        with np.errstate(over="ignore"):  # 448 * 2^127 is infinite in f32
-            if self.share == "block":
-                blocks = values_RE.reshape(*values_RE.shape[:-1], -1, BLOCK)  # a view
-                blocks *= _E8M0[scales][..., None]
-            else:
-                values_RE *= scales[..., None] if self.share == "row" else scales
+        if self.share == "block":
+            blocks = values_RE.reshape(*values_RE.shape[:-1], -1, BLOCK)  # a view
+            blocks *= _E8M0[scales][..., None]
+        else:
+            values_RE *= scales[..., None] if self.share == "row" else scales
         return values_RE
 
+    @_ANY_NUMBER
     def encode(self, values_RE: Floats, scale: Stored | None = None) -> tuple[Stored, Stored | None]:
         """Stored numbers and scales of f32 [R, E]. `scale`: f32 [1] where the whole matrix has one: some rows do not tell it."""
         if self.share == "block":
@@ -78,8 +80,7 @@ class RowType:
             return _to_int8(values_RE)
         if self.share == "matrix":
             assert scale is not None, "the scale of the whole matrix"
-            with np.errstate(over="ignore"):
-                return _to_e4m3(np.divide(values_RE, scale, dtype=np.float32)), scale
+            return _to_e4m3(np.divide(values_RE, scale, dtype=np.float32)), scale
         return _from_floats(values_RE, self.numbers), None
 
 
@@ -111,8 +112,7 @@ def _to_floats(numbers: Stored, dtype: str) -> Floats:
 def _from_floats(values: Floats, dtype: str) -> Stored:
     if dtype == "BF16":
         return _to_bf16(values)
-    with np.errstate(over="ignore"):
-        return values.astype(STORAGE[dtype], copy=False)
+    return values.astype(STORAGE[dtype], copy=False)
 
 
 def _to_bf16(values: Floats) -> Stored:

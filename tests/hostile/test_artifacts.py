@@ -289,7 +289,7 @@ TABLE_LIES: Lies = {
     "too few rows": (
         tensors("rows-00.safetensors", rows=("F32", np.zeros((239, 4), np.float32))),
         SHOWN,
-        "must hold 240 rows",
+        "must hold 240 x",
     ),
     "rows of another width": (
         tensors("rows-00.safetensors", rows=("F32", np.zeros((240, 5), np.float32))),

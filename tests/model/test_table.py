@@ -85,7 +85,7 @@ def rename_weight(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "refusal"),
     [
-        (reshape_rows, r"rows-02.safetensors must hold \d+ rows x 4 by its layout, but holds 7 x 4"),
+        (reshape_rows, r"rows-02.safetensors must hold \d+ x 4 rows by the layout, but holds 7 x 4"),
         (rename_weight, r"the weights in .* do not fit its recipe \(.*final_norm.weight.*\); build the table again"),
     ],
     ids=["rows", "weights"],

@@ -91,7 +91,7 @@ def test_a_table_without_the_rows_of_a_layer_is_refused(table_path: Path, tmp_pa
 def test_rows_that_are_not_those_of_the_layout_are_refused(table_path: Path, tmp_path: Path) -> None:
     rows = {"rows": ("F32", np.zeros((305, 4), np.float32))}
     path = remake(table_path, tmp_path / "short", lambda draft: write_tensors(draft.path / "rows-02.safetensors", rows))
-    with pytest.raises(ArtifactError, match="must hold 306 rows by the layout, but holds 305x4"):
+    with pytest.raises(ArtifactError, match="must hold 306 x 4 rows by the layout, but holds 305 x 4"):
         inspect(open_artifact(path))
 
 

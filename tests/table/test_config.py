@@ -8,6 +8,7 @@ import pytest
 from engram_cli.errors import ArtifactError
 from engram_cli.recipe import HashRecipe
 from engram_cli.table.config import hash_of_config
+from engram_cli.table.hashing import multipliers
 
 DEEPSEEK = {
     "engram_layer_ids": [1, 14],
@@ -18,6 +19,15 @@ DEEPSEEK = {
     "engram_head_dim": 256,
     "engram_compressed_vocab_size": 99092,
     "engram_pad_token_id": 2,
+}
+DEMO = {
+    "engram_vocab_size": [646400, 646400],
+    "max_ngram_size": 3,
+    "n_embed_per_ngram": 512,
+    "n_head_per_ngram": 8,
+    "layer_ids": [1, 15],
+    "pad_id": 2,
+    "seed": 0,
 }
 QWEN = {"ple_layer_ids": [2], "ple_embed_dim": 2560, "vocab_size": 248320, "eos_token_id": [248046, 248044], "hidden_size": 2048}
 IDENTITY = np.arange(300_000)
@@ -85,8 +95,14 @@ def test_half_of_the_keys_is_not_enough(key: str) -> None:
         ({"engram_max_ngram_size": 1}, "hash.orders"),
         ({"engram_pad_token_id": -1}, "engram_pad_token_id"),
         ({"engram_compressed_vocab_size": 1.5}, "but it is 1.5"),
-        ({"engram_compressed_vocab_size": 0}, "2 or more, but it is 0"),
-        ({"engram_head_dim": 0}, "1 or more, but it is 0"),
+        ({"engram_compressed_vocab_size": 0}, "2 or more, at most 4294967296, but it is 0"),
+        ({"engram_head_dim": 0}, "1 or more, .* but it is 0"),
+        ({"engram_n_heads": 10**9}, "at most 1024, but it is 1000000000"),
+        ({"engram_max_ngram_size": 10**12}, "at most 6, but it is 1000000000000"),
+        ({"engram_vocab_size": 10**18}, "hash.size"),
+        ({"engram_vocab_size": float("inf")}, "but it is inf"),
+        ({"engram_pad_id": 3}, "two names of one number, but they are 2 and 3"),
+        ({"engram_pad_id": "2"}, "`engram_pad_id` .* but it is '2'"),
     ],
 )
 def test_a_deepseek_config_that_cannot_be_is_refused(changed: dict[str, Any], message: str) -> None:
@@ -104,8 +120,39 @@ def test_a_deepseek_config_that_cannot_be_is_refused(changed: dict[str, Any], me
         ({"ple_embed_dim": 100}, "a multiple of its 16 heads, but it is 100"),
         ({"ngram_size": 1}, "a multiple of its 0 heads"),
         ({"ple_layer_ids": [0]}, "layer numbers from 1"),
+        ({"heads_per_ngram": -8}, "0 or more, at most 1024, but it is -8"),
+        ({"eos_token_id": QWEN["vocab_size"]}, "`eos_token_id` of c[.]json .* but it is"),
     ],
 )
 def test_a_qwen_config_that_cannot_be_is_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
         hash_of_config(QWEN | changed, "c.json")
+
+
+def test_both_names_of_the_pad_may_agree() -> None:
+    found = hash_of_config(DEEPSEEK | {"engram_pad_id": DEEPSEEK["engram_pad_token_id"]}, "c.json")
+    assert found is not None
+    assert found.pad == DEEPSEEK["engram_pad_token_id"]
+
+
+def test_the_config_of_the_demo_leaves_the_number_of_ids_to_the_tokenizer() -> None:
+    found = hash_of_config(DEMO, "config.json")
+    assert found is not None
+    assert (found.hash.family, found.hash.layers, found.hash.sizes, found.dim, found.vocab) == (
+        "demo",
+        (1, 15),
+        (646400,) * 2,
+        64,
+        None,
+    )
+    layout = found.layout(np.arange(99092, dtype=np.uint32))
+    assert [layer.rows for layer in layout.layers] == [10_344_164, 10_348_242]
+    assert layout.layers[0].multipliers_N == tuple(multipliers(0, 1, 3, 99092).tolist())
+    for changes in (
+        {"n_embed_per_ngram": 500},
+        {"n_head_per_ngram": "8"},
+        {"max_ngram_size": 10**9},
+        {"engram_vocab_size": [5, 5, 5]},
+    ):
+        with pytest.raises(ArtifactError):
+            hash_of_config(DEMO | changes, "config.json")
