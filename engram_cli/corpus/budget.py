@@ -14,7 +14,7 @@ _HELD = 16  # bytes of memory for a byte of a document that is held whole
 _UNCUT = 128  # for one of a text that is encoded in one piece
 _BATCH = 2 << 20  # bytes of text encoded in one call, where there is room
 _LEAST = 96 << 20  # bytes of room that reading and encoding must have
-_SLACK = 48 << 20  # bytes: what encoders, compiling, the interpreter and small arrays take
+_SLACK = 128 << 20  # bytes: what encoders, compiling what counts meanwhile, the interpreter and small arrays take
 
 
 @dataclass(frozen=True)

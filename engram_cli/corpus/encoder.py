@@ -221,20 +221,18 @@ def _ranks(specification: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[dict
     _must(model["type"] == "BPE" and not model.get("dropout") and not model.get("byte_fallback"), "another model")
     _must(not model.get("continuing_subword_prefix") and not model.get("end_of_word_suffix"), "marked words")
     vocab: dict[str, int] = model["vocab"]
-    byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
-    _must(byte_of.keys() <= vocab.keys(), "not all bytes")
-    ranks = {bytes([byte]): byte for byte in range(256)}
-    ids = [vocab[character] for character in byte_of]
+    bytes_B = _byte_characters()
+    _must(vocab.keys() >= set(bytes_B), "not all bytes")
     written = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
     tokens = list(dict.fromkeys("".join(pair) for pair in written))
-    for token in tokens:
-        _must(byte_of.keys() >= set(token), "other letters than bytes")
-        ranks[bytes(byte_of[character] for character in token)] = len(ids)
-        ids.append(vocab[token])
+    _must(set(bytes_B) >= set("".join(tokens)), "other letters than bytes")
+    byte_of = str.maketrans({character: chr(byte) for byte, character in enumerate(bytes_B)})
+    ranks = {token.translate(byte_of).encode("latin-1"): rank for rank, token in enumerate([*bytes_B, *tokens])}
+    ids = [vocab[token] for token in (*bytes_B, *tokens)]
     _must(len(ranks) == len(ids), "a token made twice")
     if model.get("ignore_merges"):
         added = {token["content"] for token in specification["added_tokens"]}
-        _must(vocab.keys() <= {*byte_of, *tokens, *added}, "tokens that no merge makes")
+        _must(vocab.keys() <= {*bytes_B, *tokens, *added}, "tokens that no merge makes")
     else:
         library = tokenizer.model
         _must(all(len(library.tokenize(token)) == 1 for token in tokens), "merges that are not reached")

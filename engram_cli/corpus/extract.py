@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -120,11 +121,16 @@ def _extract(corpus: Sources, settings: Settings, means: Means, draft: Draft, pr
     packing = ngrams.Packing(settings.orders, vocabulary.bits, int(vocabulary.token_map.canonical_V[vocabulary.pad]))
     engine.Local(means.threads).plan(means.memory, 1 << 40, 0, packing)  # says at once where memory cannot suffice
     seen = None if settings.keep_duplicates else seen_in(settings.besides)
-    with TokenFiles(draft, vocabulary.vocab, vocabulary.end, settings.held_out, checkpoint, seen) as tokens:
+    with (
+        TokenFiles(draft, vocabulary.vocab, vocabulary.end, settings.held_out, checkpoint, seen) as tokens,
+        ThreadPoolExecutor(1) as meanwhile,
+    ):
+        compiling = meanwhile.submit(engine.compile_kernels, packing, tokens.dtype, draft.scratch)
         stages.next(f"encoding ({_expected_disk(sources, settings)})")
         reader = _read(sources, settings, vocabulary, means, tokens, progress)
         _refuse_changed(corpus)
         _tell_what_is_missing(reader, tokens, settings.held_out, progress)
+        compiling.result()
         tallies = _count(tokens, vocabulary, packing, settings, means, draft, stages)
         vocabulary.write(draft)
         draft.inputs["corpus"] = tokens.finish([source.name for source in sources])
