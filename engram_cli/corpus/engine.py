@@ -24,7 +24,7 @@ from engram_cli.corpus.runs import BLOCK, Range, Room, Run, merge_range, ranges_
 from engram_cli.errors import ResourceError
 from engram_cli.store.resources import format_bytes, resident_memory
 
-STRETCH = 1 << 25  # tokens counted at once, where memory allows: about 0.4 GB while they are
+STRETCH = 1 << 24  # tokens counted at once, where memory allows: 0.4 GB while they are; with more, the first touch of memory costs more
 _SMALLEST = 1 << 18
 _RANGE = 1 << 17  # rows merged at once, or more where there are many runs: what their blocks share with other ranges is read twice
 _SLACK = 40 << 20  # bytes: what compiling, the interpreter and small arrays take beside the buffers

@@ -10,25 +10,18 @@ numba drops the branches that speak of it. Everything is u64 or int64, never bot
 Buffers come from the caller, who keeps them: the first touch of fresh memory costs more than the counting.
 """
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
-from numba import njit
 
-_F = TypeVar("_F")
+from engram_cli.compiled import compiled as _compiled
+from engram_cli.compiled import inlined as _inlined
+
 DIGIT = 11  # bits that a bucket is split by at most
-SORTED = 11  # bits that one pass of a sort looks at, at most
+SORTED = 12  # bits that one pass of a sort looks at, at most
 FIRST = 16  # leading bits that decide the first bucket
 _ONE = np.uint64(1)
 _64 = np.uint64(64)
-
-if TYPE_CHECKING:
-
-    def _compiled(function: _F) -> _F: ...
-    def _inlined(function: _F) -> _F: ...
-else:
-    _compiled = njit(cache=True, nogil=True)
-    _inlined = njit(inline="always")
 
 
 @_inlined

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from engram_cli.corpus.kernels import _compiled, _inlined
+from engram_cli.compiled import compiled as _compiled
+from engram_cli.compiled import inlined as _inlined
 
 _ONE = np.uint64(1)
 _SEVEN = np.uint64(7)
@@ -237,21 +238,21 @@ def shorten(key: Any, top: Any, counts: Any, bits: Any, to_key: Any, to_top: Any
 def _put(data: Any, at: Any, value: Any) -> Any:
     while value >= _MORE:
         data[at] = np.uint8((value & _LOW7) | _MORE)
-        at += 1
+        at += _ONE
         value >>= _SEVEN
     data[at] = np.uint8(value)
-    return at + 1
+    return at + _ONE
 
 
 @_inlined
 def _get(data: Any, at: Any) -> Any:
     byte = np.uint64(data[at])
-    at += 1
+    at += _ONE
     value = byte & _LOW7
     shift = _SEVEN
     while byte >= _MORE:
         byte = np.uint64(data[at])
-        at += 1
+        at += _ONE
         value |= (byte & _LOW7) << shift
         shift += _SEVEN
     return value, at
@@ -260,7 +261,7 @@ def _get(data: Any, at: Any) -> Any:
 @_compiled
 def write_blocks(key: Any, top: Any, counts: Any, block: Any, data: Any, ends: Any) -> Any:
     """Rows as blocks of `block` rows in `data`; ends: where each block ends. The first gram of a block is not written."""
-    at = 0
+    at = np.uint64(0)
     for number in range(len(ends)):
         begin = number * block
         for row in range(begin, min(begin + block, len(key))):
@@ -271,15 +272,15 @@ def write_blocks(key: Any, top: Any, counts: Any, block: Any, data: Any, ends: A
                     at = _put(data, at, top[row] - top[row - 1])
                     at = _put(data, at, key[row] - key[row - 1] if top[row] == top[row - 1] else key[row])
             at = _put(data, at, np.uint64(counts[row]))
-        ends[number] = at
-    return at
+        ends[number] = np.int64(at)
+    return np.int64(at)
 
 
 @_compiled
 def read_blocks(data: Any, rows: Any, first_key: Any, first_top: Any, key: Any, top: Any, counts: Any, to: Any) -> Any:
     """The rows of successive blocks, from row `to` of key, top and counts on; rows, first_*: of each block. Returns where they
     end."""
-    at = 0
+    at = np.uint64(0)
     for block in range(len(rows)):
         low = first_key[block]
         high = np.uint64(0)

@@ -22,7 +22,6 @@ from engram_cli.errors import ResourceError
 from engram_cli.store.resources import format_bytes
 
 BLOCK = 2048  # rows that are read together
-_BLOCKS = 32  # that are packed together
 _LONGEST = 10  # bytes of a varint
 Gram = tuple[int, int]  # (top, key): compares as grams do
 
@@ -90,27 +89,25 @@ class Room:
 
     def keep(self, rows: Rows, name: str) -> Run:
         """Sorted rows as a run; `name`: of its file, if it comes to that."""
-        packed, run = _packed(rows)
-        size = sum(map(len, packed))
+        run = _packed(rows)
+        assert not isinstance(run.data, Path)
+        packed, size = run.data, len(run.data)
         with self.lock:
             in_memory = size <= self.room
             if in_memory:
                 self.room -= size
             else:
                 self.spilled += size
-        if in_memory:
-            run.data = np.concatenate(packed) if packed else run.data
-        else:
+        if not in_memory:
             run.data = self.folder / name
             self._spill(packed, run.data)
         return run
 
-    def _spill(self, packed: list[npt.NDArray[np.uint8]], path: Path) -> None:
+    def _spill(self, packed: npt.NDArray[np.uint8], path: Path) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
-                for part in packed:
-                    file.write(part.data)
+                file.write(packed.data)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
@@ -145,27 +142,19 @@ def merge_range(part: Range) -> Rows:
     return merge_rows(whole, first_K, last_K)
 
 
-def _packed(rows: Rows) -> tuple[list[npt.NDArray[np.uint8]], Run]:
-    """Rows as packed bytes, and the run that describes them."""
+def _packed(rows: Rows) -> Run:
+    """Rows as a run in memory. What the longest varints would take is asked for; what is not touched takes none, and is given
+    back."""
     from engram_cli.corpus import merge_kernels
 
-    numbers = 2 if rows.top is None else 3
-    together = BLOCK * _BLOCKS
-    data = np.empty(together * numbers * _LONGEST, dtype=np.uint8)
-    packed: list[npt.NDArray[np.uint8]] = []
-    run = Run(data[:0])
-    written = 0
-    for begin in range(0, len(rows.key), together):
-        part = rows.part(begin, begin + together)
-        starts = range(0, len(part.key), BLOCK)
-        ends = np.empty(len(starts), dtype=np.int64)
-        size = merge_kernels.write_blocks(*part, BLOCK, data, ends)
-        packed.append(data[:size].copy())
-        run.first += [gram_at(part, start) for start in starts]
-        run.rows += [min(BLOCK, len(part.key) - start) for start in starts]
-        run.ends += (ends + written).tolist()
-        written += size
-    return packed, run
+    size = len(rows.key)
+    data = np.empty(size * (2 if rows.top is None else 3) * _LONGEST, dtype=np.uint8)
+    ends = np.empty(-(-size // BLOCK), dtype=np.int64)
+    data.resize(merge_kernels.write_blocks(*rows, BLOCK, data, ends), refcheck=False)
+    first_key = rows.key[::BLOCK]
+    first_top = np.zeros_like(first_key) if rows.top is None else rows.top[::BLOCK]
+    first = list(zip(first_top.tolist(), first_key.tolist(), strict=True))
+    return Run(data, 0, first, [min(BLOCK, size - begin) for begin in range(0, size, BLOCK)], ends.tolist())
 
 
 def gram_at(rows: Rows, at: int) -> Gram:

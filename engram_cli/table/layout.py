@@ -75,17 +75,41 @@ class LayerLayout:
     def row_ids(self, windows_TN: Array, heads: slice = slice(None)) -> Array:
         """Rows that each window names: int64 [..., H] for windows int64 [..., N], newest id first; numpy or torch.
 
-        `heads` picks some of the heads; windows need to be no longer than the orders those serve.
+        `heads` picks some of the heads; windows need to be no longer than the orders those serve. `hashing.row_ids` is the
+        definition; for numpy its compiled form (kernels.py) gives the same.
         """
-        parts = (
-            self.multipliers_NH[: windows_TN.shape[-1], heads],
-            np.array(self.primes_H)[heads],
-            np.array(self.offsets_H)[heads],
-        )
-        if not isinstance(windows_TN, np.ndarray):  # a torch tensor: put the constants on its device
-            parts = tuple(windows_TN.new_tensor(part) for part in parts)
-        rows: Array = row_ids(windows_TN, *parts)
+        rows: Array
+        if isinstance(windows_TN, np.ndarray):
+            rows = self._compiled_row_ids(windows_TN, heads)
+            return rows
+        parts = (self.multipliers_NH[: windows_TN.shape[-1], heads], self.primes_H[heads], self.offsets_H[heads])
+        rows = row_ids(windows_TN, *(windows_TN.new_tensor(part) for part in parts))
         return rows
+
+    def _compiled_row_ids(self, windows_TN: Any, heads: slice) -> Any:
+        from engram_cli.table.kernels import hash_windows  # numba takes a quarter of a second to import
+
+        orders_H = self.orders_H[heads]
+        ends_N = np.searchsorted(orders_H, np.arange(1, max(orders_H) + 1), "right").astype(np.uint64)
+        shape = windows_TN.shape
+        rows_TH = np.empty((*shape[:-1], len(orders_H)), np.int64)
+        multipliers_N, primes_H, reciprocals_H, offsets_H = self._constants
+        hash_windows(
+            np.ascontiguousarray(windows_TN, np.int64).reshape(-1, shape[-1]),
+            multipliers_N,
+            ends_N,
+            primes_H[heads],
+            reciprocals_H[heads],
+            offsets_H[heads],
+            rows_TH.reshape(-1, len(orders_H)),
+        )
+        return rows_TH
+
+    @cached_property
+    def _constants(self) -> tuple[npt.NDArray[np.uint64], ...]:
+        """(multipliers_N, primes_H, reciprocals_H, offsets_H) as the compiled hash takes them."""
+        reciprocals_H = tuple(2**64 // prime for prime in self.primes_H)
+        return tuple(np.array(part, np.uint64) for part in (self.multipliers_N, self.primes_H, reciprocals_H, self.offsets_H))
 
 
 @dataclass(frozen=True)

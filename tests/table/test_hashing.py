@@ -114,6 +114,38 @@ def test_numpy_torch_and_python_integers_give_the_same_rows(data: st.DataObject,
     assert layer.row_ids(torch.tensor(windows_TN)).tolist() == expected
 
 
+@given(
+    primes=st.lists(
+        st.sampled_from([2, 3, 5, 65_537, 646_403, 20_000_003, 4_294_967_291, 4_294_967_311, 1_099_511_627_689]), min_size=1
+    ),
+    data=st.data(),
+)
+def test_the_compiled_remainder_is_exact_below_2_to_the_63(primes: list[int], data: st.DataObject) -> None:
+    """One id and a multiplier of 1, so that the id is the mix: near multiples of the primes, near powers of 2, and anywhere."""
+    layer = LayerLayout(0, (1,) * len(primes), tuple(primes), (1,))
+    largest = 2**63 - 1
+    near = st.builds(
+        lambda prime, times, off: prime * times + off, st.sampled_from(primes), st.integers(0, 2**40), st.integers(-2, 2)
+    )
+    powers = st.builds(lambda power, off: 2**power + off, st.integers(0, 63), st.integers(-2, 2))
+    last = st.builds(lambda prime, off: largest // prime * prime + off, st.sampled_from(primes), st.integers(-2, 2))
+    mixes_T = data.draw(
+        st.lists((near | powers | last | st.integers(0, largest)).filter(lambda mix: 0 <= mix <= largest), min_size=1)
+    )
+    expected = [[offset + mix % prime for prime, offset in zip(primes, layer.offsets_H, strict=True)] for mix in mixes_T]
+    assert layer.row_ids(np.array(mixes_T, dtype=np.int64)[:, None]).tolist() == expected
+
+
+@given(seed=st.integers(0, 2**32), vocab=VOCABS, heads=st.integers(1, 5))
+def test_some_heads_are_hashed_as_all_are(seed: int, vocab: int, heads: int) -> None:
+    (layer,) = plan_layout(HashRecipe((2, 3, 5), heads, (1000,), (1,), seed), vocab, pad=0).layers
+    windows_TN = np.random.default_rng(seed).integers(0, vocab, (7, 5))
+    rows_TH = layer.row_ids(windows_TN)
+    for head, order in enumerate(layer.orders_H):
+        assert np.array_equal(layer.row_ids(windows_TN, slice(head, head + 1)), rows_TH[:, head : head + 1])
+        assert np.array_equal(layer.row_ids(windows_TN[:, :order], layer.heads_of(order)), rows_TH[:, layer.heads_of(order)])
+
+
 def python_rows(layer: LayerLayout, window: list[int]) -> list[int]:
     """The hash as one would write it down, in integers without bounds."""
     rows, offset = [], 0
