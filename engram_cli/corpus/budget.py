@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from engram_cli.corpus.cutting import PIECE
 from engram_cli.errors import ResourceError
-from engram_cli.store.resources import format_bytes, resident_memory
+from engram_cli.store.resources import at_least, format_bytes, resident_memory
 
 _HELD = 16  # bytes of memory for a byte of a document that is held whole
 _UNCUT = 128  # for one of a text that is encoded in one piece
 _BATCH = 2 << 20  # bytes of text encoded in one call, where there is room
 _LEAST = 96 << 20  # bytes of room that reading and encoding must have
 _SLACK = 128 << 20  # bytes: what encoders, compiling what counts meanwhile, the interpreter and small arrays take
+_DOCUMENT = 96  # bytes kept of a document while it is read: its record and its digest
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,31 @@ class Budget:
         return format_bytes(self.memory - self.room + 2 * _UNCUT * size)
 
 
+    def watch(self, documents: int, counting: int) -> None:
+        """Raise ResourceError where so many documents leave less than the `counting` bytes that must be left to count them."""
+        needed = self.memory - self.room - _SLACK + documents * _DOCUMENT + counting
+        if needed > self.memory:
+            raise ResourceError(
+                f"--memory must hold what is kept of each document, but it is {format_bytes(self.memory)} for {documents:,} of them so "
+                f"far; go on with --resume and {at_least(needed)} or more"
+            )
+
+
 AMPLE = Budget(1 << 60, 1 << 60)
 
 
-def share_out(memory: int) -> Budget:
-    """The budget of a process that was given `memory` bytes, of which it has some already. Raises ResourceError where too little is
-    left."""
-    room = memory - resident_memory() - _SLACK
-    if room < _LEAST:
+def share_out(memory: int, documents: int = 0, counting: int = 0) -> Budget:
+    """The budget of a process that was given `memory` bytes, of which it has some already.
+
+    documents: how many there are at least; counting: bytes that counting them takes at least. Raises ResourceError where too little
+    is left, with the memory that suffices.
+    """
+    has = resident_memory()
+    room = memory - has - _SLACK - documents * _DOCUMENT
+    least = has + documents * _DOCUMENT + max(_SLACK + _LEAST, counting)
+    if memory < least:
         raise ResourceError(
-            f"--memory must hold what reading and encoding take at least, but it is {format_bytes(memory)}; "
-            f"give {format_bytes(memory - room + _LEAST)} or more"
+            f"--memory must hold what reading, encoding and counting take at least, but it is {format_bytes(memory)}; "
+            f"give {at_least(least)} or more"
         )
     return Budget(memory, room)

@@ -20,9 +20,9 @@ import numpy.typing as npt
 
 from engram_cli.corpus.cascade import Tally, Write, levels
 from engram_cli.corpus.ngrams import Buffers, Packing, Rows, count_stretch
-from engram_cli.corpus.runs import BLOCK, Range, Room, Run, merge_range, ranges_of, splits_of
+from engram_cli.corpus.runs import BLOCK, Gram, Range, Room, Run, merge_range, ranges_of, splits_of
 from engram_cli.errors import ResourceError
-from engram_cli.store.resources import format_bytes, resident_memory
+from engram_cli.store.resources import at_least, format_bytes, resident_memory
 
 STRETCH = 1 << 24  # tokens counted at once, where memory allows: 0.4 GB while they are; with more, the first touch of memory costs more
 _SMALLEST = 1 << 18
@@ -88,27 +88,48 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Plan:
-    """stretch: tokens counted at once by a thread; room: bytes of runs kept in memory; rows: merged at once by a thread."""
+    """threads: how many of those that were asked for; stretch: tokens counted at once by each; room: bytes of runs kept in memory;
+    rows: merged at once by each."""
 
+    threads: int
     stretch: int
     room: int
     rows: int
 
+    @property
+    def runs(self) -> int:
+        """Runs that may be merged at once: of each, a range reads a block or more."""
+        return max(2, self.rows // (2 * BLOCK))
+
+
+def least_memory(documents: int, packing: Packing, tokens: int = 1 << 40, threads: int = 1) -> int:
+    """Bytes that counting must have beside what the process has before it begins."""
+    counting, merging, ends = _costs(packing)
+    least = int(threads * min(_SMALLEST, tokens) * counting / 0.6) + (threads + 2) * _RANGE * merging
+    return _SLACK + documents * ends + least
+
+
+def _costs(packing: Packing) -> tuple[int, int, int]:
+    """Bytes for each token of a stretch, each row that is merged, each document."""
+    key = 16 if packing.wide else 8
+    return 2 * key + 4 + 4 + 4, 6 * key + 48, 4 * key + packing.order * (key + 4)
+
 
 def plan(memory: int, tokens: int, documents: int, threads: int, packing: Packing, stretch: int = STRETCH) -> Plan:
-    """What fits `memory` bytes, of which this process has some already. Raises ResourceError where too little is left."""
-    key = 16 if packing.wide else 8
-    counting, merging = 2 * key + 4 + 4 + 4, 6 * key + 48
-    ends = documents * (4 * key + packing.order * (key + 4))
-    free = memory - resident_memory() - _SLACK - ends
-    least = int(threads * min(_SMALLEST, tokens) * counting / 0.6) + (threads + 2) * _RANGE * merging
-    if free < least:
+    """What fits `memory` bytes, of which this process has some already: on fewer threads where so many take too much. Raises
+    ResourceError where too little is left."""
+    counting, merging, ends = _costs(packing)
+    left = memory - resident_memory()
+    fitting = [n for n in range(threads, 0, -1) if least_memory(documents, packing, tokens, n) <= left]
+    if not fitting:
+        least = memory - left + least_memory(documents, packing, tokens)
         raise ResourceError(
-            f"--memory must hold what counting on {threads} threads takes at least, but it is {format_bytes(memory)}; "
-            f"give {format_bytes(memory - free + least)} or more, or fewer --threads"
+            f"--memory must hold what counting takes at least, but it is {format_bytes(memory)}; give {at_least(least)} or more"
         )
-    fitting = int(free * 0.6 / threads / counting)
-    return Plan(max(1, min(stretch, fitting, -(-tokens // threads))), int(free * 0.3), int(free * 0.5 / (threads + 2) / merging))
+    threads, free = fitting[0], left - _SLACK - documents * ends
+    largest = int(free * 0.6 / threads / counting)
+    rows = int(free * 0.5 / (threads + 2) / merging)
+    return Plan(threads, max(1, min(stretch, largest, -(-tokens // threads))), int(free * 0.3), rows)
 
 
 class Engine(Protocol):
@@ -136,7 +157,9 @@ class Local:
         self.threads = threads
 
     def plan(self, memory: int, tokens: int, documents: int, packing: Packing, stretch: int = STRETCH) -> Plan:
-        return plan(memory, tokens, documents, self.threads, packing, stretch)
+        planned = plan(memory, tokens, documents, self.threads, packing, stretch)
+        self.threads = planned.threads
+        return planned
 
     def count(
         self, stretches: Iterable[Stretch], canonical_V: npt.NDArray[np.uint32], packing: Packing, room: Room
@@ -182,12 +205,14 @@ def count_tokens(
     runs: list[Run] = []
     ends: list[Rows] = []
     stretches = tokens.stretches(planned.stretch, packing.order)
-    for run, ending in engine.count(stretches, tokens.canonical_V, packing, Room(planned.room, tmp)):
+    room = Room(planned.room, tmp)
+    for run, ending in engine.count(stretches, tokens.canonical_V, packing, room):
         runs.append(run)
         ends.append(ending)
         counted(min(len(runs) * planned.stretch, tokens.tokens))
+    runs = _few(runs, planned, engine, packing.wide, room)
     made = levels(packing, _all(ends), writes, min_count)
-    splits = splits_of(runs, min(planned.rows, max(_RANGE, 8 * BLOCK * len(runs))))
+    splits = _splits(runs, planned)
     for number, rows in enumerate(engine.merge(ranges_of(runs, splits, packing.wide)), 1):
         made[-1].take(rows)
         written(number, len(splits) + 1)
@@ -203,6 +228,24 @@ def compile_kernels(packing: Packing, dtype: npt.DTypeLike, folder: Path) -> Non
     tokens = Tokens(path, 0, dtype, 4, np.array([0, 2]), np.zeros(1, np.uint32))
     writes: list[Write] = [lambda columns: None] * packing.order
     count_tokens(tokens, packing, writes, engine=Local(1), memory=1 << 60, tmp=folder, stretch=2)
+
+
+def _splits(runs: Sequence[Run], planned: Plan) -> list[Gram]:
+    """Where the merge of all runs is split: beside its share, a range reads a block of each run."""
+    return splits_of(runs, min(planned.rows - BLOCK * len(runs), max(_RANGE, 8 * BLOCK * len(runs))))
+
+
+def _few(runs: list[Run], planned: Plan, engine: Engine, wide: bool, room: Room) -> list[Run]:
+    """As many runs as can be merged at once, in place of more: a small memory makes short stretches, and many of them."""
+    rounds = 0
+    while len(runs) > planned.runs:
+        rounds += 1
+        groups = [runs[begin : begin + planned.runs] for begin in range(0, len(runs), planned.runs)]
+        runs = [
+            room.join(group, engine.merge(ranges_of(group, _splits(group, planned), wide)), f"{rounds}-{number}")
+            for number, group in enumerate(groups)
+        ]
+    return runs
 
 
 def count_part(stretch: Stretch, canonical_V: npt.NDArray[np.uint32], packing: Packing, buffers: Buffers) -> tuple[Rows, Rows]:
@@ -241,6 +284,11 @@ def _in_order(work: Iterable[Callable[[], _T]], threads: int) -> Iterator[_T]:
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def load_kernels() -> None:
+    """Compiled code into memory, so that what is left of it is known."""
+    from engram_cli.corpus import kernels, merge_kernels  # noqa: F401
 
 
 def cores() -> int:

@@ -17,7 +17,7 @@ import xxhash
 
 from engram_cli.corpus import curves, engine, ngrams
 from engram_cli.corpus.artifact import TOKENIZER, ngrams_file
-from engram_cli.corpus.budget import share_out
+from engram_cli.corpus.budget import Budget, share_out
 from engram_cli.corpus.cascade import Tally
 from engram_cli.corpus.checkpoint import FILE as PROGRESS
 from engram_cli.corpus.checkpoint import Checkpoint, write_whole
@@ -34,7 +34,7 @@ from engram_cli.errors import CorpusError, RecipeError, ResourceError
 from engram_cli.progress import SILENT, ProgressLike
 from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, partial_path, scratch_path, write_artifact
 from engram_cli.store.manifest import FILE_NAME as MANIFEST
-from engram_cli.store.resources import format_bytes, free_memory
+from engram_cli.store.resources import format_bytes, free_memory, release_memory
 from engram_cli.store.schema import ngrams_schema
 
 Sources = tuple[Source, ...] | tuple[ReadySource, ...]
@@ -119,7 +119,10 @@ def _extract(corpus: Sources, settings: Settings, means: Means, draft: Draft, pr
     sources = _spooled(corpus, draft.scratch / "spools")
     vocabulary = make_vocabulary(_tokenizer(sources, settings, means.memory, draft.scratch, stages), settings, progress)
     packing = ngrams.Packing(settings.orders, vocabulary.bits, int(vocabulary.token_map.canonical_V[vocabulary.pad]))
-    engine.Local(means.threads).plan(means.memory, 1 << 40, 0, packing)  # says at once where memory cannot suffice
+    engine.load_kernels()
+    release_memory()  # of training a tokenizer
+    known = 0 if isinstance(sources[0], ReadySource) else len(sources)  # documents, at least
+    budget = share_out(means.memory, known, engine.least_memory(known, packing))  # says at once where memory cannot suffice
     seen = None if settings.keep_duplicates else seen_in(settings.besides)
     with (
         TokenFiles(draft, vocabulary.vocab, vocabulary.end, settings.held_out, checkpoint, seen) as tokens,
@@ -127,7 +130,9 @@ def _extract(corpus: Sources, settings: Settings, means: Means, draft: Draft, pr
     ):
         compiling = meanwhile.submit(engine.compile_kernels, packing, tokens.dtype, draft.scratch)
         stages.next(f"encoding ({_expected_disk(sources, settings)})")
-        reader = _read(sources, settings, vocabulary, means, tokens, progress)
+        tokens.watch = lambda documents: budget.watch(documents, engine.least_memory(documents, packing))
+        reader = _read(sources, settings, vocabulary, means, budget, tokens, progress)
+        release_memory()
         _refuse_changed(corpus)
         _tell_what_is_missing(reader, tokens, settings.held_out, progress)
         compiling.result()
@@ -171,24 +176,24 @@ def _spooled(corpus: Sources, spools: Path) -> Sources:
     )
 
 
-def _reader(sources: Sources, settings: Settings, memory: int, cuts: bool = True) -> Reader:
+def _reader(sources: Sources, settings: Settings, budget: Budget, cuts: bool = True) -> Reader:
     return Reader(
         [source for source in sources if isinstance(source, Source)],
         text_field=settings.text_field or "text",
         encoding_errors=settings.encoding_errors,
         document_separator=settings.document_separator,
-        budget=share_out(memory),
+        budget=budget,
         cuts=cuts,
     )
 
 
 def _read(
-    sources: Sources, settings: Settings, vocabulary: Vocabulary, means: Means, tokens: TokenFiles, progress: ProgressLike
+    sources: Sources, settings: Settings, vocabulary: Vocabulary, means: Means, budget: Budget, tokens: TokenFiles, progress: ProgressLike
 ) -> Reader | ReadyReader:
     """Bring all of the corpus into `tokens`; returns what it was read by."""
     ready = [source for source in sources if isinstance(source, ReadySource)]
     if not ready:
-        reader = _reader(sources, settings, means.memory, may_cut(vocabulary.tokenizer))
+        reader = _reader(sources, settings, budget, may_cut(vocabulary.tokenizer))
         tokens.encode(reader, vocabulary.tokenizer, means.threads, progress)
         return reader
     options = {"token_dtype": settings.token_dtype, "token_field": settings.token_field}
@@ -226,7 +231,7 @@ def _tokenizer(sources: Sources, settings: Settings, memory: int, work: Path, st
     stages.next(f"training a tokenizer of {settings.train_vocab:,} ids")
     path = work / TOKENIZER
     if not path.exists():
-        trained = train(_reader(sources, settings, memory), settings.train_vocab, settings.held_out, stages.progress)
+        trained = train(_reader(sources, settings, share_out(memory)), settings.train_vocab, settings.held_out, stages.progress)
         write_whole(path, trained.to_str(pretty=True).encode())
     return path
 

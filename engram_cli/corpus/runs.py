@@ -7,9 +7,8 @@ are what threads share.
 """
 
 import errno
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
@@ -17,7 +16,7 @@ from threading import Lock
 import numpy as np
 import numpy.typing as npt
 
-from engram_cli.corpus.ngrams import Rows, merge_rows
+from engram_cli.corpus.ngrams import Keys, Rows, merge_rows
 from engram_cli.errors import ResourceError
 from engram_cli.store.resources import format_bytes
 
@@ -28,36 +27,43 @@ Gram = tuple[int, int]  # (top, key): compares as grams do
 
 @dataclass
 class Run:
-    """A packed run, or some blocks of one. data: its bytes, or where they lie; begin: where the first block does among them; first:
-    the first gram of each block; rows: of each; ends: where each ends."""
+    """A packed run, or some blocks of one. data: its bytes, or where they lie; begin: where the first block does among them; top_B,
+    key_B: the first gram of each block; rows_B: of each; ends_B: where each ends."""
 
     data: npt.NDArray[np.uint8] | Path
-    begin: int = 0
-    first: list[Gram] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
+    begin: int
+    top_B: Keys
+    key_B: Keys
+    rows_B: npt.NDArray[np.int64]
+    ends_B: npt.NDArray[np.int64]
 
     def part(self, begin: Gram | None, end: Gram | None) -> "Run":
         """The blocks in which grams from `begin` to before `end` may lie."""
-        first = 0 if begin is None else max(0, bisect_right(self.first, begin) - 1)
-        last = len(self.first) if end is None else bisect_right(self.first, end)
-        starts_at = self.ends[first - 1] if first else self.begin
-        return Run(self.data, starts_at, self.first[first:last], self.rows[first:last], self.ends[first:last])
+        first = 0 if begin is None else max(0, self._behind(begin) - 1)
+        last = len(self.key_B) if end is None else self._behind(end)
+        starts_at = int(self.ends_B[first - 1]) if first else self.begin
+        columns = (self.top_B, self.key_B, self.rows_B, self.ends_B)
+        return Run(self.data, starts_at, *(column_B[first:last] for column_B in columns))  # type: ignore[arg-type]
+
+    def _behind(self, gram: Gram) -> int:
+        """The first block that begins behind `gram`."""
+        top, key = map(np.uint64, gram)
+        begin, end = (int(np.searchsorted(self.top_B, top, side)) for side in ("left", "right"))
+        return begin + int(np.searchsorted(self.key_B[begin:end], key, "right"))
 
     def read(self, into: Rows, to: int) -> int:
         """Unpack into rows from `to` on; returns where they end."""
         from engram_cli.corpus import merge_kernels
 
-        if not self.rows:
+        if not len(self.rows_B):
             return to
-        top, key = np.array(self.first, dtype=np.uint64).T.copy()
-        tops = None if into.top is None else top
-        return int(merge_kernels.read_blocks(self._bytes(), np.array(self.rows), key, tops, *into, to))
+        tops = None if into.top is None else self.top_B
+        return int(merge_kernels.read_blocks(self._bytes(), self.rows_B, self.key_B, tops, *into, to))
 
     def _bytes(self) -> npt.NDArray[np.uint8]:
         if not isinstance(self.data, Path):
-            return self.data[self.begin : self.ends[-1]]
-        data = np.empty(self.ends[-1] - self.begin, dtype=np.uint8)
+            return self.data[self.begin : self.ends_B[-1]]
+        data = np.empty(self.ends_B[-1] - self.begin, dtype=np.uint8)
         with self.data.open("rb") as file:
             file.seek(self.begin)
             read = file.readinto(data.data)
@@ -94,20 +100,39 @@ class Room:
         packed, size = run.data, len(run.data)
         with self.lock:
             in_memory = size <= self.room
-            if in_memory:
-                self.room -= size
-            else:
-                self.spilled += size
+            self.room -= size if in_memory else 0
         if not in_memory:
             run.data = self.folder / name
-            self._spill(packed, run.data)
+            self._spill([packed], run.data)
         return run
 
-    def _spill(self, packed: npt.NDArray[np.uint8], path: Path) -> None:
+    def join(self, runs: Sequence[Run], merged: Iterable[Rows], name: str) -> Run:
+        """One run, on disk, in place of several, whose merged rows come stretch by stretch."""
+        size, parts = 0, []
+
+        def packed() -> Iterator[npt.NDArray[np.uint8]]:
+            nonlocal size
+            for part in map(_packed, merged):
+                assert not isinstance(part.data, Path)
+                parts.append((part.top_B, part.key_B, part.rows_B, part.ends_B + size))
+                size += len(part.data)
+                yield part.data
+
+        self._spill(packed(), self.folder / name)
+        for run in runs:
+            if isinstance(run.data, Path):
+                run.data.unlink()
+            else:
+                self.room += len(run.data)
+        return Run(self.folder / name, 0, *map(np.concatenate, zip(*parts, strict=True)))
+
+    def _spill(self, packed: Iterable[npt.NDArray[np.uint8]], path: Path) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
-                file.write(packed.data)
+                for part in packed:
+                    file.write(part.data)
+                    self.spilled += len(part)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
@@ -119,8 +144,9 @@ class Room:
 
 def splits_of(runs: Sequence[Run], rows: int) -> list[Gram]:
     """The grams between ranges of about `rows` rows each, ascending."""
-    firsts = sorted(first for run in runs for first in run.first)
-    return sorted(set(firsts[:: max(1, rows // BLOCK)][1:]))
+    top_B, key_B = (np.concatenate([getattr(run, name) for run in runs]) for name in ("top_B", "key_B"))
+    chosen = np.lexsort((key_B, top_B))[:: max(1, rows // BLOCK)][1:]
+    return sorted(set(zip(top_B[chosen].tolist(), key_B[chosen].tolist(), strict=True)))
 
 
 def ranges_of(runs: Sequence[Run], splits: Sequence[Gram], wide: bool) -> Iterator[Range]:
@@ -131,7 +157,7 @@ def ranges_of(runs: Sequence[Run], splits: Sequence[Gram], wide: bool) -> Iterat
 
 def merge_range(part: Range) -> Rows:
     """The counts of one range, sorted."""
-    rows = sum(sum(run.rows) for run in part.runs)
+    rows = sum(int(run.rows_B.sum()) for run in part.runs)
     whole = Rows(np.empty(rows, np.uint64), np.empty(rows, np.uint64) if part.wide else None, np.empty(rows, np.uint64))
     bounds = [0]
     for run in part.runs:
@@ -149,12 +175,11 @@ def _packed(rows: Rows) -> Run:
 
     size = len(rows.key)
     data = np.empty(size * (2 if rows.top is None else 3) * _LONGEST, dtype=np.uint8)
-    ends = np.empty(-(-size // BLOCK), dtype=np.int64)
-    data.resize(merge_kernels.write_blocks(*rows, BLOCK, data, ends), refcheck=False)
-    first_key = rows.key[::BLOCK]
-    first_top = np.zeros_like(first_key) if rows.top is None else rows.top[::BLOCK]
-    first = list(zip(first_top.tolist(), first_key.tolist(), strict=True))
-    return Run(data, 0, first, [min(BLOCK, size - begin) for begin in range(0, size, BLOCK)], ends.tolist())
+    begin_B = np.arange(0, size, BLOCK)
+    ends_B = np.empty(len(begin_B), dtype=np.int64)
+    data.resize(merge_kernels.write_blocks(*rows, BLOCK, data, ends_B), refcheck=False)
+    top_B = np.zeros(len(begin_B), np.uint64) if rows.top is None else rows.top[begin_B]
+    return Run(data, 0, top_B, rows.key[begin_B], np.minimum(BLOCK, size - begin_B), ends_B)
 
 
 def gram_at(rows: Rows, at: int) -> Gram:

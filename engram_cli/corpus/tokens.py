@@ -6,7 +6,7 @@ D documents.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
@@ -28,6 +28,7 @@ from engram_cli.corpus.ready import ReadyBlock, ReadyReader
 from engram_cli.progress import ProgressLike
 from engram_cli.store import schema
 from engram_cli.store.artifact import Draft
+from engram_cli.store.resources import release_memory
 
 TOKENS = "tokens.arrow"
 DOCUMENTS = "documents.arrow"
@@ -82,7 +83,7 @@ class TokenFiles:
     """The tokens and documents of an n-gram artifact while they are written into `draft`; a context that closes its files.
 
     checkpoint: where it goes on, and what it puts down; seen: documents to leave out, None where those that come again are kept;
-    encoder: name of the one that was chosen, "" before; duplicates: documents left out so far.
+    encoder: name of the one that was chosen, "" before; watch: told the documents of each commit, to refuse too many; duplicates: documents left out so far.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class TokenFiles:
         self.training = Part(draft.path / TOKENS, self.schema, draft.scratch, state.get("training"))
         self.held_out = Part(draft.scratch / "held_out", self.schema, draft.scratch, state.get("held_out"))
         self.seen = seen
+        self.watch: Callable[[int], None] = lambda documents: None
         self.keeping = True  # the document whose pieces are read
         self.parts = {"training": self.training, "held_out": self.held_out}
         for part in self.parts.values():
@@ -119,11 +121,13 @@ class TokenFiles:
         return self.training.tokens + self.held_out.tokens
 
     def commit(self) -> None:
-        """Put down what was done so far."""
+        """Put down what was done so far, and see that it can be counted."""
         parts = {"training": self.training.commit(), "held_out": self.held_out.commit()}
         self.checkpoint.save(
             {"read": self.read, "encoder": self.encoder, "last": self.last, "duplicates": self.duplicates, **parts}
         )
+        release_memory()
+        self.watch(self.training.documents + self.held_out.documents)
 
     def encode(self, reader: Reader, tokenizer: Tokenizer, threads: int, progress: ProgressLike) -> None:
         """Encode all documents of `reader` that were not read before; the next batches are read while one is encoded."""

@@ -1,7 +1,9 @@
 """What this machine has left: asked before work starts, so that what cannot fit is refused with its numbers."""
 
+import ctypes
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from engram_cli.errors import ResourceError
@@ -15,6 +17,12 @@ def format_bytes(count: float) -> str:
     while count >= 1024 and unit < len(_UNITS) - 1:
         count, unit = count / 1024, unit + 1
     return f"{count:.0f} {_UNITS[unit]}" if unit == 0 else f"{count:.1f} {_UNITS[unit]}"
+
+
+def at_least(count: int) -> str:
+    """Bytes to ask for, for people: rounded up, with a little to spare for what differs from run to run."""
+    step = 16 << 20
+    return format_bytes(-(-(count + (4 << 20)) // step) * step)
 
 
 def free_memory() -> int:
@@ -40,6 +48,12 @@ def need_disk(directory: Path, wanted: int, what: str, way_out: str) -> None:
         directory = directory.parent
     if wanted > (free := shutil.disk_usage(directory).free):
         raise ResourceError(f"{what} takes {format_bytes(wanted)} of disk, but {format_bytes(free)} are free; {way_out}")
+
+
+def release_memory() -> None:
+    """Give back to the system what was freed: the C library keeps it, up to half as much again as was ever used at a time."""
+    with suppress(AttributeError, OSError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def resident_memory() -> int:

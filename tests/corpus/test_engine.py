@@ -1,6 +1,7 @@
 """Counting a file of tokens: neither threads nor stretches nor memory can be seen in what is written."""
 
 import errno
+import re
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def test_every_order_is_counted_exactly(
     folder = tmp_path_factory.mktemp("count")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "BLOCK", block)
-        written, tallies = count(folder, ids_T, starts_D, packing, Plan(stretch, room, 2 * block), threads=threads)
+        patch.setattr(engine, "BLOCK", block)
+        written, tallies = count(folder, ids_T, starts_D, packing, Plan(threads, stretch, room, 2 * block), threads=threads)
     for number, columns in enumerate(written, 1):
         wanted = expected(ids_T, starts_D, packing, number)
         assert all(map(np.array_equal, columns, wanted))
@@ -84,8 +86,8 @@ def test_pruning_is_told_and_leaves_lower_orders_exact(tmp_path: Path) -> None:
     chance = np.random.default_rng(0)
     ids_T, starts_D = chance.integers(0, 9, 5000).astype(np.uint16), np.arange(0, 5000, 100)
     packing = Packing(3, 4, 0)
-    whole, _ = count(tmp_path, ids_T, starts_D, packing, Plan(999, 10**9, 4096))
-    pruned, tallies = count(tmp_path, ids_T, starts_D, packing, Plan(999, 10**9, 4096), min_count=5)
+    whole, _ = count(tmp_path, ids_T, starts_D, packing, Plan(1, 999, 10**9, 4096))
+    pruned, tallies = count(tmp_path, ids_T, starts_D, packing, Plan(1, 999, 10**9, 4096), min_count=5)
     for (grams, counts), (kept_grams, kept_counts), tally in zip(whole, pruned, tallies, strict=True):
         keep = counts >= 5
         assert np.array_equal(kept_grams, grams[keep])
@@ -96,8 +98,11 @@ def test_pruning_is_told_and_leaves_lower_orders_exact(tmp_path: Path) -> None:
 def test_too_little_memory_is_refused_with_what_suffices(monkeypatch: pytest.MonkeyPatch) -> None:
     packing = Packing(3, 15, 0)
     monkeypatch.setattr(engine, "resident_memory", lambda: 200 << 20)  # the process of the tests has whatever tests left
-    with pytest.raises(ResourceError, match=r"give .*iB or more, or fewer --threads"):
+    with pytest.raises(ResourceError, match=r"give \d+\.0 MiB or more") as caught:
         plan(64 << 20, 10**9, 1000, 2, packing)
+    least = int(re.findall(r"give (\d+)", str(caught.value))[0])
+    assert plan(least << 20, 10**9, 1000, 8, packing).threads == 1  # fewer threads before it is refused
+    assert plan((least + 200) << 20, 10**9, 1000, 2, packing).threads == 2
     small, large = (plan(memory << 20, 10**9, 1000, 2, packing) for memory in (1024, 8192))
     assert small.stretch < large.stretch
     assert small.room < large.room
@@ -114,4 +119,4 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, th
     monkeypatch.setattr(Path, "open", refuse)
     ids_T = np.arange(1000, dtype=np.uint16) % 16
     with pytest.raises(ResourceError, match=r"is full .*--resume"):
-        count(tmp_path, ids_T, np.zeros(1, np.int64), Packing(2, 4, 0), Plan(100, 0, 100), threads=threads)
+        count(tmp_path, ids_T, np.zeros(1, np.int64), Packing(2, 4, 0), Plan(1, 100, 0, 100), threads=threads)
