@@ -41,28 +41,28 @@ def merge(
 ) -> Artifact:
     """Add the n-gram artifacts `first` and `second` up and write the sum as the artifact `out`.
 
-    Raises ArtifactError where they were not made alike (tokenizer, token map, orders, what is held out), or one of them is pruned;
-    then nothing was written.
+    Raises ArtifactError where they were not made alike (tokenizer, token map, orders, what is held out), or one of them is pruned
+    or damaged, and ResourceError where the disk has no room for the sum; then nothing was written.
     """
     check_out(Path(out).absolute(), force)
     pair = open_ngrams(first), open_ngrams(second)
     _check(*pair)
     orders = pair[0].orders
     with write_artifact(out, "ngrams", force=force) as draft, ExitStack() as files:
-        progress.stage(1, len(orders) + 2, "comparing grams")
+        progress.stage(1, len(orders) + 1, "documents, and how many grams there are")
         pool = files.enter_context(ThreadPoolExecutor(cores()))
         sums = {order: _sum(pair, order, files, pool) for order in orders}
-        _need_room(pair, sums, draft)
         for name in (TOKENIZER, TOKEN_MAP):
             shutil.copyfile(pair[0].artifact.file(name), draft.path / name)
-        progress.stage(2, len(orders) + 2, "documents and tokens")
         draft.inputs = dict(pair[0].artifact.manifest.inputs)
         draft.inputs["corpus"] = _documents(pair, draft, progress)
-        _tokens(pair, draft, progress)
+        _need_room(pair, sums, draft)
+        copied = pool.submit(_tokens, pair, draft)
         spectra = {}
-        for number, order in enumerate(reversed(orders), 3):  # the largest first: it is flushed while the others are written
-            progress.stage(number, len(orders) + 2, f"{order}-grams")
+        for number, order in enumerate(reversed(orders), 2):  # the largest first: it is flushed while the others are written
+            progress.stage(number, len(orders) + 1, f"{order}-grams")
             spectra[order] = _counts(sums[order], order, pair[0].bits, draft, progress)
+        copied.result()
         draft.table(curves.FILE, curves.to_arrow(spectra))
         draft.facts = _facts(pair) | {
             "distinct": {str(order): spectra[order].distinct for order in orders},
@@ -213,7 +213,7 @@ def _warn_of_shared(records: Sequence[pa.Table], pair: tuple[NGrams, NGrams], pr
         )
 
 
-def _tokens(pair: tuple[NGrams, NGrams], draft: Draft, progress: ProgressLike) -> None:
+def _tokens(pair: tuple[NGrams, NGrams], draft: Draft) -> None:
     """Write tokens.arrow in the order of the documents."""
     form = schema.tokens_schema(pair[0].vocab)
     facts = [ngrams.artifact.manifest.facts for ngrams in pair]
@@ -234,7 +234,6 @@ def _tokens(pair: tuple[NGrams, NGrams], draft: Draft, progress: ProgressLike) -
                 reader.read(0, begin, ids_T)
                 file.write(done, [ids_T])
                 done += len(ids_T)
-                progress.advance(done, sum(sizes), "tokens")
     draft.seal(TOKENS)
 
 
@@ -242,7 +241,12 @@ def _counts(summed: Sum, order: int, bits: int, draft: Draft, progress: Progress
     """Write the sum of the counts of one order."""
     name = ngrams_file(order)
     with ColumnFile(draft.path / name, schema.ngrams_schema(order, bits), summed.rows) as file:
-        spectrum = summed.write(file, lambda done: progress.advance(done, summed.rows, "grams"))
+
+        def written(done: int) -> None:
+            draft.flush(name)
+            progress.advance(done, summed.rows, "grams")
+
+        spectrum = summed.write(file, written)
     draft.seal(name)
     return spectrum
 
@@ -250,11 +254,12 @@ def _counts(summed: Sum, order: int, bits: int, draft: Draft, progress: Progress
 def _sum(pair: tuple[NGrams, NGrams], order: int, files: ExitStack, pool: ThreadPoolExecutor) -> Sum:
     """The sum of the counts of one order, whose files are open while `files` is."""
     form = schema.ngrams_schema(order, pair[0].bits)
-    counts = [
-        Counts(_checked(ngrams, ngrams_file(order), form), form, ngrams.artifact.manifest.facts["distinct"][str(order)])
+    one, other = (
+        files.enter_context(
+            Counts(_checked(ngrams, ngrams_file(order), form), form, ngrams.artifact.manifest.facts["distinct"][str(order)])
+        )
         for ngrams in pair
-    ]
-    one, other = map(files.enter_context, counts)
+    )
     return Sum(one, other, pool)
 
 

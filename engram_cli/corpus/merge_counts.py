@@ -9,6 +9,7 @@ take (stream.py). Memory holds a range and its sum for each thread, whatever the
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import accumulate
 from threading import Lock, local
 from typing import NamedTuple
@@ -74,8 +75,16 @@ class Sum:
         self.one, self.other = one, other
         self.pool = pool
         self.ranges = list(_ranges(one, other))
-        self.ends = list(accumulate(pool.map(self._distinct, self.ranges), initial=0))
-        self.rows = self.ends[-1]
+        self.distinct = pool.map(self._distinct, self.ranges)  # begins at once
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """The row before which each range begins, and the last ends."""
+        return list(accumulate(self.distinct, initial=0))
+
+    @property
+    def rows(self) -> int:
+        return self.ends[-1]
 
     def write(self, file: ColumnFile, advance: Callable[[int], None]) -> Curve:
         """Write all rows; `advance` is told how many are. Returns their spectrum.

@@ -121,6 +121,7 @@ class Draft:
         self.facts: dict[str, Any] = {}
         self._pool = ThreadPoolExecutor(2)  # one waits for the disk while the other digests
         self._sealed: dict[str, tuple[Future[FileRecord], Future[None]]] = {}
+        self._flushes: list[Future[None]] = []
 
     def table(self, name: str, table: pa.Table) -> None:
         """Write `table` as the uncompressed Arrow file `name`."""
@@ -146,6 +147,11 @@ class Draft:
         path = self.path / name
         self._sealed[name] = self._pool.submit(_record, path), self._pool.submit(_flush, path)
 
+    def flush(self, name: str) -> None:
+        """Bring what is written of the file `name` to the disk while more is, unless the last such call is still at it."""
+        if not self._flushes or self._flushes[-1].done():
+            self._flushes.append(self._pool.submit(_flush, self.path / name))
+
     def records(self) -> dict[str, FileRecord]:
         """Every file with its size and digest, by name, each on the disk by now. Raises OSError where one could not be written."""
         written = (p for p in self.path.rglob("*") if p.is_file() and p.name != manifests.FILE_NAME)
@@ -153,6 +159,8 @@ class Draft:
         for name in names:
             if name not in self._sealed:
                 self.seal(name)
+        for flush in self._flushes:
+            flush.result()  # an error of the disk is told once: here or there
         records = {}
         for name in names:
             record, flushed = self._sealed[name]
