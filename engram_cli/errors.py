@@ -7,6 +7,7 @@
     |-- ArtifactError      an artifact that is missing, damaged, of the wrong kind, or in the way
     |-- ResourceError      more memory or disk than there is
     |-- DeviceError        a device that is not there
+    |-- ClusterError       a cluster that is not there, or cannot do its part
     |-- ChatError          a command or a setting that a conversation does not have
     `-- TrainingError      a run that cannot go on: a loss that is not finite, nothing to train on
 
@@ -40,6 +41,10 @@ class ResourceError(EngramError):
 
 class DeviceError(EngramError):
     """The device asked for is not there."""
+
+
+class ClusterError(EngramError):
+    """The cluster asked for is not there, or cannot do its part."""
 
 
 class ChatError(EngramError):

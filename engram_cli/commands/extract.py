@@ -53,6 +53,12 @@ def command(
         Path | None,
         typer.Option("--tmp", metavar="DIR", help="Where runs go that memory cannot hold [default: beside --out]."),
     ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="local|ray", help="Work on threads, or as tasks of a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option("--address", metavar="HOST:PORT", help="The Ray cluster, or auto [default: one started here].")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the same extraction was killed.")] = False,
     threads: Threads = 0,
     force: Force = False,
@@ -64,7 +70,8 @@ def command(
     A text file is one document; a JSONL line or a Parquet row is one each. In folders, hidden files and other extensions are passed
     over; a file that is named is read as text whatever it is called. Stdin is text, or JSONL where --text-field is given. Corpora
     that are tokenised already are counted as they are: .npy, .bin (also with Megatron's .idx), columns of id lists, an n-gram
-    artifact. One that was killed goes on with --resume, and gives the same bytes; so does any --threads and any --memory.
+    artifact. One that was killed goes on with --resume, and gives the same bytes; so does any --threads, --memory and --engine
+    (docs/cluster.md).
 
     \b
     Example:
@@ -90,6 +97,8 @@ def command(
         "keep_duplicates": keep_duplicates,
         "memory": read_size(memory),
         "tmp": tmp,
+        "engine": engine,
+        "address": address,
         "threads": threads or None,
     }
     counting: dict[str, Any] = {

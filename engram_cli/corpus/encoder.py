@@ -158,6 +158,13 @@ class TiktokenEncoder:
             return None
 
 
+def make_encoder(name: str, tokenizer: Tokenizer, dtype: npt.DTypeLike, end: int | None, threads: int) -> Encoder:
+    """The encoder called `name`, one that `choose_encoder` chose."""
+    if name == TiktokenEncoder.name:
+        return TiktokenEncoder(tokenizer, dtype, end, threads)
+    return TokenizersEncoder(tokenizer, dtype, end)
+
+
 def choose_encoder(tokenizer: Tokenizer, sample: Sequence[str], dtype: npt.DTypeLike, end: int | None, threads: int = 1) -> Encoder:
     """The fastest encoder that gives the ids of `tokenizer` on texts like `sample`.
 

@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,17 +18,20 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Tokenizer
 
 from engram_cli.corpus.cascade import Tally, Write, levels
+from engram_cli.corpus.encoder import Encoder, choose_encoder
 from engram_cli.corpus.ngrams import Buffers, Packing, Rows, count_stretch
 from engram_cli.corpus.runs import BLOCK, Gram, Range, Room, Run, merge_range, ranges_of, splits_of
-from engram_cli.errors import ResourceError
+from engram_cli.errors import RecipeError, ResourceError
 from engram_cli.store.resources import at_least, format_bytes, resident_memory
 
 STRETCH = 1 << 24  # tokens counted at once, where memory allows: 0.4 GB while they are; with more, the first touch of memory costs more
 _SMALLEST = 1 << 18
 _RANGE = 1 << 17  # rows merged at once, or more where there are many runs: what their blocks share with other ranges is read twice
 _SLACK = 40 << 20  # bytes: what compiling, the interpreter and small arrays take beside the buffers
+ENGINES = ("local", "ray")
 _T = TypeVar("_T")
 
 
@@ -135,11 +139,17 @@ def plan(memory: int, tokens: int, documents: int, threads: int, packing: Packin
 class Engine(Protocol):
     """Where the work of an extraction is done: `Local`, or a cluster (engine_ray.py).
 
-    Its tasks are plain functions of what they are given, so that one may be done anywhere, and again where it was lost.
+    Its tasks are plain functions of what they are given, so that one may be done anywhere, and again where it was lost. processes:
+    how many share the memory of a machine.
     """
 
+    processes: int
+
+    def encoder(self, tokenizer: Tokenizer, sample: Sequence[str], dtype: npt.DTypeLike, end: int | None) -> Encoder:
+        """What `choose_encoder` gives, or what has its texts encoded by such."""
+
     def plan(self, memory: int, tokens: int, documents: int, packing: Packing, stretch: int) -> Plan:
-        """How to count so many tokens in `memory`. Raises ResourceError where it does not suffice."""
+        """How to count so many tokens in `memory` of a process. Raises ResourceError where it does not suffice."""
 
     def count(
         self, stretches: Iterable[Stretch], canonical_V: npt.NDArray[np.uint32], packing: Packing, room: Room
@@ -153,8 +163,13 @@ class Engine(Protocol):
 class Local:
     """So many threads of this process."""
 
+    processes = 1
+
     def __init__(self, threads: int) -> None:
         self.threads = threads
+
+    def encoder(self, tokenizer: Tokenizer, sample: Sequence[str], dtype: npt.DTypeLike, end: int | None) -> Encoder:
+        return choose_encoder(tokenizer, sample, dtype, end, self.threads)
 
     def plan(self, memory: int, tokens: int, documents: int, packing: Packing, stretch: int = STRETCH) -> Plan:
         planned = plan(memory, tokens, documents, self.threads, packing, stretch)
@@ -182,6 +197,20 @@ class Local:
         return _in_order((partial(merge_range, part) for part in ranges), self.threads)
 
 
+def open_engine(name: str, address: str | None, threads: int | None) -> AbstractContextManager[Engine]:
+    """The engine called `name`, to be left when its work is done. address: of the cluster, None for one of this machine's own;
+    threads: None for all cores. Raises RecipeError where there is none of that name, or ClusterError."""
+    if name not in ENGINES:
+        raise RecipeError(f"--engine is one of {', '.join(ENGINES)}, but it is {name!r}; change it")
+    if name == "ray":
+        from engram_cli.corpus.engine_ray import connect
+
+        return connect(address, threads)
+    if address is not None:
+        raise RecipeError(f"--address names a Ray cluster, but --engine is {name}; give --engine ray too")
+    return nullcontext(Local(threads or cores()))
+
+
 def count_tokens(
     tokens: Tokens,
     packing: Packing,
@@ -197,7 +226,7 @@ def count_tokens(
 ) -> list[Tally]:
     """Count grams of orders 1 to `packing.order`, and give each order's, sorted and in stretches, to its one of `writes`.
 
-    engine: where it is done; memory: bytes this machine may take; tmp: folder for runs that do not fit, made when needed (the
+    engine: where it is done; memory: bytes a process may take; tmp: folder for runs that do not fit, made when needed (the
     caller removes it); min_count: rarer grams are not written; counted: told the tokens counted so far; written: told how many of
     how many ranges are. Returns what was written, by order. Raises ResourceError where memory or disk do not suffice.
     """

@@ -23,6 +23,7 @@ from engram_cli.corpus.checkpoint import FILE as PROGRESS
 from engram_cli.corpus.checkpoint import Checkpoint, write_whole
 from engram_cli.corpus.cutting import may_cut
 from engram_cli.corpus.duplicates import seen_in
+from engram_cli.corpus.engine import open_engine
 from engram_cli.corpus.reader import Reader
 from engram_cli.corpus.ready import ReadyReader, ReadySource, find_ready
 from engram_cli.corpus.settings import Means, Settings
@@ -30,7 +31,7 @@ from engram_cli.corpus.sources import Source, find_sources, spool
 from engram_cli.corpus.tokenizer import load_tokenizer
 from engram_cli.corpus.tokens import TokenFiles
 from engram_cli.corpus.vocabulary import Vocabulary, make_vocabulary, train
-from engram_cli.errors import CorpusError, RecipeError, ResourceError
+from engram_cli.errors import ClusterError, CorpusError, RecipeError, ResourceError
 from engram_cli.progress import SILENT, ProgressLike
 from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, partial_path, scratch_path, write_artifact
 from engram_cli.store.manifest import FILE_NAME as MANIFEST
@@ -50,6 +51,8 @@ def extract(
     threads: int | None = None,
     memory: int | None = None,
     tmp: str | Path | None = None,
+    engine: str = "local",
+    address: str | None = None,
     resume: bool = False,
     force: bool = False,
     progress: ProgressLike = SILENT,
@@ -57,17 +60,17 @@ def extract(
 ) -> Artifact:
     """Count the grams of orders 1..`orders` over a corpus and write them as the n-gram artifact `out`.
 
-    paths: files, folders, globs, or "-" for stdin; threads: None for all cores; memory: bytes this process may take, None for half
-    of what is free; tmp: folder for what does not fit it, None for one beside the artifact; resume: go on where an extraction of
-    the same corpus was killed; force: replace what `out` names; settings: those of Settings.
-    Raises CorpusError, TokenizerError, RecipeError, ResourceError or ArtifactError; then nothing was written, but that what a long
-    run did before lies beside `out` for `resume`.
+    paths: files, folders, globs, or "-" for stdin; threads: None for all cores; memory: bytes to take of this machine (and of
+    each other), None for half of what is free; tmp: folder for what does not fit it, None for one beside the artifact; engine:
+    "local" or "ray"; address: of the Ray cluster, None for one started here; resume: go on where an extraction of the same corpus
+    was killed; force: replace what `out` names; settings: those of Settings.
+    Raises CorpusError, TokenizerError, RecipeError, ResourceError, ClusterError or ArtifactError; then nothing was written, but
+    that what a long run did before lies beside `out` for `resume`.
     """
     final = Path(out).absolute()
     check_out(final, force)
     wanted = Settings(**settings)
     wanted.check()
-    means = Means(threads or engine.cores(), memory or free_memory() // 2, None if tmp is None else Path(tmp))
     corpus = _find(paths, wanted, progress)
     if wanted.tokenizer is not None:
         load_tokenizer(wanted.tokenizer)  # before anything is written
@@ -78,7 +81,11 @@ def extract(
     if not resumed:
         shutil.rmtree(partial, ignore_errors=True)
     try:
-        with write_artifact(out, "ngrams", force=force, keep_partial=True) as draft:
+        with (
+            open_engine(engine, address, threads) as used,
+            write_artifact(out, "ngrams", force=force, keep_partial=True) as draft,
+        ):
+            means = Means(used, (memory or free_memory() // 2) // used.processes, None if tmp is None else Path(tmp).absolute())
             _extract(corpus, wanted, means, draft, progress)
     except BaseException as error:
         _keep_or_remove(partial, error, resumed, progress)
@@ -91,7 +98,7 @@ def _keep_or_remove(partial: Path, error: BaseException, resumed: bool, progress
     with suppress(OSError, ValueError):
         state = json.loads((scratch_path(partial) / PROGRESS).read_bytes())["state"]
         tokens = state["training"]["tokens"] + state["held_out"]["tokens"]
-        if resumed or tokens >= _WORTH_KEEPING or isinstance(error, ResourceError):
+        if resumed or tokens >= _WORTH_KEEPING or isinstance(error, (ResourceError, ClusterError)):
             progress.warn(f"what was encoded so far, {tokens:,} tokens, is kept in {partial}: --resume goes on from there")
             return
     shutil.rmtree(partial, ignore_errors=True)
@@ -194,7 +201,7 @@ def _read(
     ready = [source for source in sources if isinstance(source, ReadySource)]
     if not ready:
         reader = _reader(sources, settings, budget, may_cut(vocabulary.tokenizer))
-        tokens.encode(reader, vocabulary.tokenizer, means.threads, progress)
+        tokens.encode(reader, vocabulary.tokenizer, means.engine, progress)
         return reader
     options = {"token_dtype": settings.token_dtype, "token_field": settings.token_field}
     ready_reader = ReadyReader(ready, vocabulary.tokenizer, tokens.dtype, vocabulary.end, **options)
@@ -291,7 +298,7 @@ def _count(
                 stored,
                 packing,
                 [writer.write for writer in writers],
-                engine=engine.Local(means.threads),
+                engine=means.engine,
                 memory=means.memory,
                 tmp=spill,
                 min_count=settings.min_count,

@@ -6,6 +6,7 @@ from typing import Any
 
 import xxhash
 
+from engram_cli.corpus.engine import Engine
 from engram_cli.corpus.tokenizer import check_vocab
 from engram_cli.errors import RecipeError
 
@@ -68,9 +69,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Means:
-    """What an extraction may take, none of which can be seen in the artifact. memory: bytes of this process; tmp: folder for what
-    does not fit in it, None for one beside the artifact."""
+    """What an extraction may take, none of which can be seen in the artifact. engine: where it is done; memory: bytes of a process;
+    tmp: folder for what does not fit in it, None for one beside the artifact."""
 
-    threads: int
+    engine: Engine
     memory: int
     tmp: Path | None

@@ -20,8 +20,8 @@ from tokenizers import Tokenizer
 
 from engram_cli.corpus.checkpoint import Checkpoint
 from engram_cli.corpus.duplicates import Seen
-from engram_cli.corpus.encoder import Encoded, Encoder, choose_encoder
-from engram_cli.corpus.engine import Tokens
+from engram_cli.corpus.encoder import Encoded, Encoder
+from engram_cli.corpus.engine import Engine, Tokens
 from engram_cli.corpus.parts import Ids, Part, Records
 from engram_cli.corpus.reader import Document, Reader
 from engram_cli.corpus.ready import ReadyBlock, ReadyReader
@@ -129,7 +129,7 @@ class TokenFiles:
         release_memory()
         self.watch(self.training.documents + self.held_out.documents)
 
-    def encode(self, reader: Reader, tokenizer: Tokenizer, threads: int, progress: ProgressLike) -> None:
+    def encode(self, reader: Reader, tokenizer: Tokenizer, engine: Engine, progress: ProgressLike) -> None:
         """Encode all documents of `reader` that were not read before; the next batches are read while one is encoded."""
         uncommitted = 0
 
@@ -142,7 +142,7 @@ class TokenFiles:
                 self.commit()
                 uncommitted = 0
 
-        encoder, documents = self._choose(reader, tokenizer, threads)
+        encoder, documents = self._choose(reader, tokenizer, engine)
         most, ahead = reader.budget.batch(encoder.calls), _AHEAD + encoder.calls
         with ThreadPoolExecutor(encoder.calls) as pool:
             waiting: deque[_Pending] = deque()
@@ -219,12 +219,12 @@ class TokenFiles:
             return np.ones(len(low_D), dtype=np.bool_)
         return self.seen.fresh(high_D, low_D)
 
-    def _choose(self, reader: Reader, tokenizer: Tokenizer, threads: int) -> tuple[Encoder, Iterator[Document]]:
+    def _choose(self, reader: Reader, tokenizer: Tokenizer, engine: Engine) -> tuple[Encoder, Iterator[Document]]:
         """The encoder for texts like the first ones of the corpus, and the documents that were not read before."""
         documents = iter(reader)
         first = next(batches(documents, SAMPLE), [])
         sample = [document.text for document in first]
-        encoder = choose_encoder(tokenizer, sample, self.dtype, self.end, threads)
+        encoder = engine.encoder(tokenizer, sample, self.dtype, self.end)
         self.encoder = encoder.name
         return encoder, _after(chain(first, documents), self.read)
 
