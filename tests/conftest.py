@@ -46,6 +46,12 @@ def ngrams(ngrams_path: Path) -> NGrams:
 
 
 @pytest.fixture(scope="session")
+def raw_ngrams(tmp_path_factory: pytest.TempPathFactory) -> NGrams:
+    """A small n-gram artifact of raw ids; its pad is the token that ends documents."""
+    return open_ngrams(write_ngrams(tmp_path_factory.mktemp("raw") / "ngrams", documents=80, canonical=False))
+
+
+@pytest.fixture(scope="session")
 def table_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny table artifact; do not write into it."""
     from tests.tables import write_table

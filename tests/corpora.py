@@ -46,8 +46,10 @@ def write_jsonl(path: Path, documents: list[str], field: str = "text") -> Path:
     return path
 
 
-def write_ngrams(out: Path, *, documents: int = 240, vocab: int = 384, orders: int = 3, held_out: float = 0.1) -> Path:
+def write_ngrams(
+    out: Path, *, documents: int = 240, vocab: int = 384, orders: int = 3, held_out: float = 0.1, canonical: bool = True
+) -> Path:
     """Extract a small n-gram artifact at `out` and return its path: some 20,000 tokens with the defaults."""
     corpus = write_jsonl(out.with_suffix(".jsonl"), make_documents(documents))
-    extract([corpus], out, train_vocab=vocab, orders=orders, held_out=held_out)
+    extract([corpus], out, train_vocab=vocab, orders=orders, held_out=held_out, canonical=canonical)
     return out

@@ -80,17 +80,17 @@ def collisions(
 
     layers: of the layout, all where None; worst: buckets written out per order; limit: largest share of occurrences that may share
     their bucket in any head (a note says where it is exceeded; see `exceeds`).
-    Raises RecipeError for a layer that the layout lacks, ArtifactError for an order that was not counted, ResourceError where the
-    largest head does not fit in memory.
+    Raises RecipeError for a layer that the layout lacks, ArtifactError for an order or a pad that was not counted,
+    ResourceError where the largest head does not fit in memory.
     """
     chosen = _choose(layout, layers)
-    _check_orders(ngrams, chosen)
+    _check_windows(ngrams, layout, chosen)
     _check_memory(ngrams, chosen)
     tasks = [(layer, order) for layer in chosen for order in layer.orders]
     heads, orders, candidates = [], [], []
     for number, (layer, order) in enumerate(tasks, 1):
         progress.stage(number, len(tasks), f"layer {layer.layer}: {order}-grams into {layer.orders_H.count(order)} heads")
-        found = _collide(ngrams, layer, order, worst, progress)
+        found = _collide(ngrams, layout, layer, order, worst, progress)
         heads += found.heads
         orders.append(found.order)
         candidates += found.worst
@@ -115,10 +115,10 @@ class _Found:
     worst: list[dict[str, Any]]
 
 
-def _collide(ngrams: NGrams, layer: LayerLayout, order: int, worst: int, progress: ProgressLike) -> _Found:
+def _collide(ngrams: NGrams, layout: Layout, layer: LayerLayout, order: int, worst: int, progress: ProgressLike) -> _Found:
     """The records of one layer and order."""
     grams_G, counts_G = ngrams.counts(order)
-    mix_G = _mixes(ngrams, grams_G, layer, order)
+    mix_G = _mixes(ngrams, grams_G, layout, layer, order)
     occurrences = _occurrences(ngrams, counts_G, order)
     histogram = count_histogram(counts_G)
     primes = layer.primes_H[layer.heads_of(order)]
@@ -164,7 +164,7 @@ def _occurrences(ngrams: NGrams, counts_G: npt.NDArray[np.uint64], order: int) -
     return occurrences
 
 
-def _mixes(ngrams: NGrams, grams_G: Grams, layer: LayerLayout, order: int) -> npt.NDArray[np.int64]:
+def _mixes(ngrams: NGrams, grams_G: Grams, layout: Layout, layer: LayerLayout, order: int) -> npt.NDArray[np.int64]:
     """The mix that all heads of the order share: int64 [G]. Raises ArtifactError for ids that the token map does not have."""
     multipliers_N1 = layer.multipliers_NH[:order, layer.heads_of(order)][:, :1]
     mix_G = np.empty(len(grams_G), np.int64)
@@ -175,7 +175,7 @@ def _mixes(ngrams: NGrams, grams_G: Grams, layer: LayerLayout, order: int) -> np
                 f"canonical ids end at {ngrams.canonical_vocab - 1}, but the {order}-grams of {ngrams.artifact.path} have "
                 f"{windows_GN.max()}: the counts are damaged; run engram extract again"
             )
-        mix_G[block] = mixes(windows_GN, multipliers_N1)[:, 0]
+        mix_G[block] = mixes(layout.family.settle(windows_GN, layout.pad), multipliers_N1)[:, 0]
     return mix_G
 
 
@@ -251,13 +251,19 @@ def _choose(layout: Layout, layers: Sequence[int] | None) -> list[LayerLayout]:
     return [layer for layer in layout.layers if layers is None or layer.layer in layers]
 
 
-def _check_orders(ngrams: NGrams, chosen: Sequence[LayerLayout]) -> None:
+def _check_windows(ngrams: NGrams, layout: Layout, chosen: Sequence[LayerLayout]) -> None:
+    """Counted must be what is hashed: the orders of the layout, and its pad before a document's first token."""
     wanted = chosen[0].orders
     missing = [order for order in wanted if order not in ngrams.orders]
     if missing:
         raise ArtifactError(
             f"the layout hashes orders {_words(wanted)}, but {ngrams.artifact.path} counted only {_words(ngrams.orders)}; extract "
             f"it again with --orders {max(wanted)}"
+        )
+    if layout.pad != ngrams.canonical_pad:
+        raise ArtifactError(
+            f"the layout's windows begin with the pad {layout.pad}, but {ngrams.artifact.path} was counted with "
+            f"{ngrams.canonical_pad}; extract it again with the --pad-token of the table's n-grams"
         )
 
 

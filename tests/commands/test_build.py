@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,23 @@ def refused(ngrams_path: Path, tmp_path: Path, capsys: Output) -> Refused:
         return line
 
     return check
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("deepseek-v4.1-flash", "`host.name` must be engram, the one host that is trained here, but it is DeepSeek-V4.1-Flash"),
+        ("qwen-ple", "`host.name` must be engram"),
+    ],
+)
+def test_a_recipe_of_someone_elses_table_is_not_built(refused: Refused, recipe: str, message: str) -> None:
+    assert message in refused(recipe=str(Path(__file__).parents[2] / f"tables/{recipe}.toml"))
+
+
+def test_a_family_that_the_counts_do_not_suit_is_refused(refused: Refused, tmp_path: Path) -> None:
+    raw = replace(TINY, hash=replace(TINY.hash, family="qwen-ple", layers=(1,)))
+    (tmp_path / "raw.toml").write_text(raw.to_toml())
+    assert "run engram extract with --no-canonical" in refused(recipe="raw.toml")
 
 
 def test_a_table_is_built_and_shown(ngrams_path: Path, capsys: Output) -> None:

@@ -18,7 +18,8 @@ from engram_cli.errors import ArtifactError, DeviceError, ResourceError, Trainin
 from engram_cli.model import build as module
 from engram_cli.model.build import build, check_resources, streams
 from engram_cli.model.checkpoint import find_checkpoint
-from engram_cli.model.data import Batches, HeldOut
+from engram_cli.model.data import Batches, HeldOut, layout_for
+from engram_cli.model.generate import Decoder
 from engram_cli.model.table import open_table
 from engram_cli.model.train import Budget, LayerRows, Trainer, token_losses
 from engram_cli.progress import Silent
@@ -130,6 +131,24 @@ def test_a_reopened_table_is_the_trained_one_bit_for_bit(ngrams: NGrams, built: 
     loss = float(token_losses(table.host, table.rows, table.layout.layers, held_out).mean())
     assert artifact.manifest.facts["held_out_loss"] == round(loss, 6)
     assert artifact.manifest.facts["bits_per_byte"] == pytest.approx(loss / np.log(2) * held_out.tokens_per_byte, abs=1e-6)
+
+
+@pytest.mark.parametrize(("family", "layers"), [("deepseek-v4.1", (0, 1)), ("qwen-ple", (1, 2))])
+def test_a_table_of_any_family_is_built_opened_and_spoken_with(
+    family: str, layers: tuple[int, ...], raw_ngrams: NGrams, tmp_path: Path
+) -> None:
+    recipe = replace(TINY, hash=replace(TINY.hash, family=family, layers=layers, multiple=128))
+    artifact = build(raw_ngrams, recipe, tmp_path / "made", Budget(tokens=64))
+    table = open_table(artifact.path, "cpu")
+    assert [layer.layer for layer in table.layout.layers] == [0, 1]
+    assert {len(whole(rows)) % 128 for rows in table.rows.values()} == {0}
+    assert table.layout == layout_for(recipe.hash, raw_ngrams)
+    ids = [9, 8, raw_ngrams.end or 0, 7]  # where a text ends, qwen's windows begin anew, and pad and end are one here
+    decoder = Decoder(table)
+    decoder.extend(ids)
+    seen = [7, ids[2], ids[2] if family == "qwen-ple" else 8, ids[2] if family == "qwen-ple" else 9]
+    assert decoder.windows(3, 4).tolist() == [seen]
+    assert decoder.logits().isfinite().all()
 
 
 def test_the_artifact_holds_what_was_asked_for_and_where_it_came_from(ngrams: NGrams, uninterrupted: Artifact) -> None:

@@ -1,12 +1,16 @@
 """Batches: always the same when asked again, each stretch once an epoch, and windows as the hash sees them in the whole stream."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engram_cli.errors import TrainingError
-from engram_cli.model.data import Batches, HeldOut, Windowed, cut
+from engram_cli.corpus.artifact import NGrams
+from engram_cli.errors import RecipeError, TrainingError
+from engram_cli.model.data import Batches, HeldOut, Windowed, cut, layout_for
+from engram_cli.recipe import FAMILIES, HashRecipe
 from engram_cli.table.hashing import windows
 from tests.strategies import MAX_ID, documents
 from tests.training import PAD, stream_of, windowed, windows_of
@@ -67,6 +71,31 @@ def test_only_the_seed_decides_the_order_not_the_windows() -> None:
     assert with_windows[0].windows_BTN.shape == (4, 10, 3)
     assert plain[0].windows_BTN.shape == (4, 10, 0)
     assert plain.tokens == 40
+
+
+def test_the_families_windows_of_a_stream_are_those_of_its_documents(raw_ngrams: NGrams) -> None:
+    for family, first in FAMILIES.items():
+        recipe = HashRecipe(orders=(2, 3), layers=(first,), family=family)
+        layout = layout_for(recipe, raw_ngrams)
+        stream = raw_ngrams.stream(held_out=False)
+        windows_TN = Windowed(stream, raw_ngrams.canonical_V, layout).windows(0, len(stream.tokens_T))
+        bounds = [*stream.starts_D.tolist(), len(stream.tokens_T)]
+        parts = [stream.tokens_T[begin:end].astype(np.int64) for begin, end in itertools.pairwise(bounds)]
+        assert np.array_equal(windows_TN, np.concatenate([layout.windows(part, np.arange(len(part))) for part in parts]))
+
+
+def test_a_family_of_raw_ids_needs_raw_counts_and_the_end_for_its_pad(ngrams: NGrams, raw_ngrams: NGrams) -> None:
+    recipe = HashRecipe(family="qwen-ple")
+    with pytest.raises(RecipeError, match=r"^qwen-ple hashes raw ids, but .* folded \d+ of them into \d+; .* --no-canonical"):
+        layout_for(recipe, ngrams)
+    other = NGrams(raw_ngrams.artifact)
+    other.pad = 5
+    with pytest.raises(RecipeError, match=r"the end token '<.endoftext.>' and the pad '.*'; run engram extract with --pad-token"):
+        layout_for(recipe, other)
+    other.end = None
+    with pytest.raises(RecipeError, match=r"has no end token and the pad"):
+        layout_for(recipe, other)
+    assert layout_for(recipe, raw_ngrams).pad == raw_ngrams.end
 
 
 def test_too_little_text_for_a_batch_is_refused() -> None:

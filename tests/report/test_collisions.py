@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from engram_cli.corpus.artifact import NGrams, open_ngrams
 from engram_cli.errors import ArtifactError, RecipeError, ResourceError
+from engram_cli.model.data import layout_for
 from engram_cli.recipe import HashRecipe
 from engram_cli.report.buckets import count_histogram, fill_buckets, full_collisions, head_record, purity_expected
 from engram_cli.report.collisions import collisions, exceeds
@@ -88,6 +90,20 @@ def test_every_order_agrees_with_dictionaries(report: Report, expected: Any, ngr
 
 def in_order(head: dict[str, Any], order: dict[str, Any]) -> bool:
     return bool((head["layer"], head["order"]) == (order["layer"], order["order"]))
+
+
+def test_a_family_that_hashes_raw_ids_agrees_with_dictionaries(raw_ngrams: NGrams) -> None:
+    layout = layout_for(replace(RECIPE, layers=(1, 4), family="qwen-ple"), raw_ngrams)
+    found = collisions(raw_ngrams, layout, name="raw").tables["heads"].to_pylist()
+    for record, buckets in zip(found, by_dictionary(raw_ngrams, layout).values(), strict=True):
+        assert record["grams"] == sum(map(len, buckets.values()))
+        assert record["occupied"] == len(buckets) / record["rows"]
+
+
+def test_windows_that_begin_with_another_pad_were_not_counted(ngrams: NGrams) -> None:
+    layout = layout_of(ngrams)
+    with pytest.raises(ArtifactError, match=r"begin with the pad 7, but .* was counted with \d+; .* --pad-token"):
+        collisions(ngrams, replace(layout, pad=7), name="other")
 
 
 def test_the_worst_buckets_are_the_worst_and_name_their_grams(report: Report, expected: Any, ngrams: NGrams) -> None:
