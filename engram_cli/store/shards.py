@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engram_cli.errors import ArtifactError
-from engram_cli.store.tensors import Stored, read_tensor_specs, unique_keys
+from engram_cli.store.tensors import Header, Stored, unique_keys
 
 INDEX = "model.safetensors.index.json"
 _SUFFIX = ".safetensors"
@@ -23,22 +23,26 @@ _SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class Shards(Mapping[str, Stored]):
-    """The tensors of a directory by name. missing: shards the index names that are not there; absent: the shard of each tensor in
-    those; unlisted: files in the directory that the index does not name."""
+    """The tensors of a directory by name.
+
+    headers: of the shard of each tensor that is there; absent: the name of the shard of each that is not; unlisted: files in the
+    directory that the index does not name.
+    """
 
     directory: Path
-    tensors: Mapping[str, Stored]
+    headers: Mapping[str, Header]
     absent: Mapping[str, str] = field(default_factory=dict)
     unlisted: tuple[str, ...] = ()
 
     @property
     def missing(self) -> tuple[str, ...]:
+        """Shards that the index names and that are not there."""
         return tuple(sorted(set(self.absent.values())))
 
     def __getitem__(self, name: str) -> Stored:
-        """Raises ArtifactError where there is no such tensor, or where its shard is not there."""
-        if name in self.tensors:
-            return self.tensors[name]
+        """Raises ArtifactError where there is no such tensor, where its shard is not there, or where it cannot be what it says."""
+        if name in self.headers:
+            return Stored(self.headers[name].path, self.headers[name].spec(name))
         if name in self.absent:
             raise ArtifactError(
                 f"{name} lies in {self.absent[name]} by the index of {self.directory}, but that shard is not there; fetch it"
@@ -47,14 +51,14 @@ class Shards(Mapping[str, Stored]):
         raise ArtifactError(f"{self.directory} must have the tensor {name}, but no shard has it{hint}; fetch the checkpoint again")
 
     def __contains__(self, name: object) -> bool:
-        return name in self.tensors or name in self.absent
+        return name in self.headers or name in self.absent
 
     def __iter__(self) -> Iterator[str]:
-        yield from self.tensors
+        yield from self.headers
         yield from self.absent
 
     def __len__(self) -> int:
-        return len(self.tensors) + len(self.absent)
+        return len(self.headers) + len(self.absent)
 
 
 def open_shards(directory: Path) -> Shards:
@@ -67,29 +71,30 @@ def open_shards(directory: Path) -> Shards:
         if len(files) != 1:
             found = f"{len(files)} of them" if files else "none"
             raise ArtifactError(f"a checkpoint has {INDEX}, or one safetensors file, but {directory} has {found}; fetch the index")
-        path = directory / files[0]
-        return Shards(directory, {name: Stored(path, spec) for name, spec in read_tensor_specs(path).items()})
+        header = Header.read(directory / files[0])
+        return Shards(directory, dict.fromkeys(header.entries, header))
     places = _read_index(directory / INDEX)
-    tensors: dict[str, Stored] = {}
     paths = {shard: directory / shard for shard in sorted(set(places.values()))}
     missing = {shard for shard, path in paths.items() if not path.exists()}
-    for shard in sorted(paths.keys() - missing):
-        for name, spec in read_tensor_specs(paths[shard]).items():
-            if name in tensors:
-                raise ArtifactError(
-                    f"a tensor lies in one shard, but {name} is in {tensors[name].path.name} and in {shard} of {directory}: which "
-                    "one counts would depend on the reader; fetch the checkpoint again"
-                )
-            tensors[name] = Stored(paths[shard], spec)
+    headers: dict[str, Header] = {}
+    for header in (Header.read(path) for shard, path in paths.items() if shard not in missing):
+        twice = headers.keys() & header.entries.keys()
+        if twice:
+            name = min(twice)
+            raise ArtifactError(
+                f"a tensor lies in one shard, but {name} is in {headers[name].path.name} and in {header.path.name} of {directory}: "
+                "which one counts would depend on the reader; fetch the checkpoint again"
+            )
+        headers |= dict.fromkeys(header.entries, header)
     for name, shard in places.items():
-        if shard not in missing and (name not in tensors or tensors[name].path is not paths[shard]):
-            where = f"in {tensors[name].path.name}" if name in tensors else "in none"
+        if shard not in missing and (name not in headers or headers[name].path is not paths[shard]):
+            where = f"in {headers[name].path.name}" if name in headers else "in none"
             raise ArtifactError(
                 f"{INDEX} of {directory} says that {name} is in {shard}, but it is {where}: index and shards do not belong "
                 "together; fetch both again"
             )
     absent = {name: shard for name, shard in places.items() if shard in missing}
-    return Shards(directory, tensors, absent, tuple(sorted(set(files) - set(paths))))
+    return Shards(directory, headers, absent, tuple(sorted(set(files) - set(paths))))
 
 
 def _read_index(path: Path) -> Mapping[str, str]:

@@ -9,10 +9,10 @@ mapped.
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,11 +27,11 @@ STORAGE: Mapping[str, npt.DTypeLike] = {
     "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
     "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
 }  # fmt: skip
+_NOT_SAFETENSORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _ITEM_BYTES = {name: np.dtype(stored).itemsize for name, stored in STORAGE.items()}
 
 
-@dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """Type (its safetensors name, "F32"), shape, and absolute byte offset in the file.
 
     length: bytes of a tensor whose type is not in STORAGE, by the header: such tensors are passed over, not read.
@@ -54,8 +54,7 @@ class TensorSpec:
         return self.offset + self.bytes
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(NamedTuple):
     """A tensor and the file it lies in."""
 
     path: Path
@@ -90,26 +89,71 @@ def write_tensors(path: Path, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]
             target.flush()
 
 
-def read_tensor_specs(path: Path) -> dict[str, TensorSpec]:
-    """Read a safetensors header.
+@dataclass(frozen=True)
+class Header:
+    """The header of a safetensors file. Where tensors lie is known of all of them, what they are of those that are asked for: the
+    headers of a large model name a hundred thousand."""
 
-    Raises ArtifactError where the file is not one, is shorter than its header says, or gives two tensors one name or one place.
-    """
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(_MAX_HEADER, size - 8):
-                raise ValueError(f"header length {length} in a file of {size} bytes")
-            header = json.loads(file.read(length), object_pairs_hook=unique_keys)
-        header.pop("__metadata__", None)
-        specs = {name: _spec(entry, 8 + length) for name, entry in header.items()}
-        end = _check_apart(specs)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ArtifactError(f"{path} is not a safetensors file that engram reads ({error}); make or fetch it again") from None
-    if end > size:
-        raise ArtifactError(f"{path} must hold {end} bytes by its header but has {size}: it is truncated; make or fetch it again")
-    return specs
+    path: Path
+    start: int
+    entries: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "Header":
+        """Raises ArtifactError where the file is none, is shorter than its header says, or has two tensors of one name or place."""
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                length = int.from_bytes(file.read(8), "little")
+                if not 2 <= length <= min(_MAX_HEADER, size - 8):
+                    raise ValueError(f"header length {length} in a file of {size} bytes")
+                entries = json.loads(file.read(length), object_pairs_hook=unique_keys)
+            entries.pop("__metadata__", None)
+            end = 8 + length + _check_apart([entry["data_offsets"] for entry in entries.values()])
+        except _NOT_SAFETENSORS as error:
+            raise _refusal(path, error) from None
+        if end > size:
+            raise ArtifactError(
+                f"{path} must hold {end} bytes by its header but has {size}: it is truncated; make or fetch it again"
+            )
+        return cls(path, 8 + length, entries)
+
+    def spec(self, name: str) -> TensorSpec:
+        """What the tensor `name` is. Raises ArtifactError where its type and shape do not take the bytes it lies in."""
+        entry = self.entries[name]
+        try:
+            (first, last), shape = entry["data_offsets"], tuple(entry["shape"])
+            spec = TensorSpec(entry["dtype"], shape, self.start + first, last - first)
+            whole = {type(number) for number in (*shape, first, last)} == {int} and min(shape, default=0) >= 0
+            if not whole or type(spec.dtype) is not str or spec.bytes != last - first:
+                raise ValueError(f"bytes {first} to {last} for {entry['dtype']} {entry['shape']}")
+        except _NOT_SAFETENSORS as error:
+            raise _refusal(self.path, error) from None
+        return spec
+
+
+def read_tensor_specs(path: Path) -> dict[str, TensorSpec]:
+    """What all tensors of a safetensors file are. Raises ArtifactError as `Header` does."""
+    header = Header.read(path)
+    return {name: header.spec(name) for name in header.entries}
+
+
+def _check_apart(places: Sequence[Any]) -> int:
+    """Bytes of data that tensors at `places` (first, last) take. Raises ValueError where they overlap, or are no places."""
+    if not places:
+        return 0
+    places_N2 = np.array(places)
+    if places_N2.dtype != np.int64 or places_N2.shape[1:] != (2,) or places_N2.min() < 0 or (np.diff(places_N2) < 0).any():
+        raise ValueError("data_offsets are not first and last bytes")
+    filled_N2 = places_N2[places_N2[:, 0] < places_N2[:, 1]]
+    ordered_N2 = filled_N2[filled_N2[:, 0].argsort()]
+    if (ordered_N2[1:, 0] < ordered_N2[:-1, 1]).any():
+        raise ValueError("tensors overlap")
+    return int(places_N2.max())
+
+
+def _refusal(path: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(f"{path} is not a safetensors file that engram reads ({error}); make or fetch it again")
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -119,25 +163,6 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} comes twice")
     return found
-
-
-def _spec(entry: dict[str, Any], start: int) -> TensorSpec:
-    (first, last), shape = entry["data_offsets"], tuple(entry["shape"])
-    spec = TensorSpec(entry["dtype"], shape, start + first, last - first)
-    whole = {type(number) for number in (*shape, first, last)} == {int} and min(*shape, first, last) >= 0
-    if not whole or type(spec.dtype) is not str or spec.bytes != last - first:
-        raise ValueError(f"bytes {first} to {last} for {entry['dtype']} {entry['shape']}")
-    return spec
-
-
-def _check_apart(specs: Mapping[str, TensorSpec]) -> int:
-    """One past the last byte of all tensors. Raises ValueError where two have bytes in common."""
-    last = 0
-    for start, end, name in sorted((spec.offset, spec.end, name) for name, spec in specs.items()):
-        if start < last and start < end:
-            raise ValueError(f"{name!r} overlaps with another tensor")
-        last = max(last, end)
-    return last
 
 
 def map_tensor(path: Path, spec: TensorSpec, mode: Literal["r", "r+", "c"] = "r") -> "np.memmap[Any, Any]":

@@ -89,6 +89,14 @@ def entry(tensor: str, **changes: Any) -> Damage:
     return header(lambda document: document[tensor].update(changes))
 
 
+def twice(path: Path) -> None:
+    """Give the scales the name of the rows, in a header one letter longer."""
+    data = (path / FIRST).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    text = data[8 : 8 + length].rstrip().replace(b"embed.scale", b"embed.weight", 1)
+    (path / FIRST).write_bytes(data[:8] + text.ljust(length) + data[8 + length :])
+
+
 def cut(name: str) -> Damage:
     return lambda path: os.truncate(path / name, (path / name).stat().st_size - 1)
 
@@ -173,20 +181,11 @@ DEEPSEEK: dict[str, tuple[Damage, str]] = {
         lambda path: (path / SECOND).write_bytes((path / FIRST).read_bytes()),
         f"is in {FIRST} and in {SECOND}",
     ),
-    "one name twice in a header": (
-        lambda path: (path / FIRST).write_bytes(
-            (path / FIRST).read_bytes().replace(b"embed.scale", b"embed.weight", 1).replace(b"  ", b" ", 0)
-        ),
-        "comes twice",
-    ),
-    "offsets past the end": (entry(ROWS, data_offsets=[1 << 40, (1 << 40) + 64]), "not a safetensors"),
+    "one name twice in a header": (twice, "comes twice"),
+    "offsets past the end": (entry(ROWS, data_offsets=[1 << 40, (1 << 40) + 64]), "it is truncated"),
     "offsets that overlap": (
-        header(
-            lambda d: d[SCALE].update(
-                data_offsets=[size + 1 for size in [0, d[SCALE]["data_offsets"][1] - d[SCALE]["data_offsets"][0]]]
-            )
-        ),
-        "overlaps",
+        header(lambda d: d[SCALE].update(data_offsets=[place - 1 for place in d[SCALE]["data_offsets"]])),
+        "tensors overlap",
     ),
     "offsets before the beginning": (entry(ROWS, data_offsets=[-64, 0]), "not a safetensors"),
     "numbers of another type": (entry(ROWS, dtype="I8"), "must be F8_E4M3 or BF16 or F16 or F32"),

@@ -54,5 +54,5 @@ def _rest(prefix: str, memory: int, config: Mapping[str, Any], shards: Shards) -
         "k_weight": (("BF16", "F16", "F32"), (branches, width)),
     }
     for name, (dtypes, shape) in shapes.items():
-        if prefix + name in shards.tensors:
+        if prefix + name in shards.headers:
             yield prefix + name, expect(shards, prefix + name, dtypes, shape)

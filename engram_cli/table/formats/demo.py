@@ -29,7 +29,7 @@ def find_layers(found: FoundHash, config: Mapping[str, Any], shards: Shards) -> 
         prefix = prefixes[layout.layer]
         name, offsets = f"{prefix}embedding.weight", f"{prefix}offsets"
         tensors = {name: expect(shards, name, TYPES, (layout.rows, found.dim), WRONG_GRAM)}
-        if offsets in shards.tensors:
+        if offsets in shards.headers:
             tensors[offsets] = expect(shards, offsets, ("I64",), (layout.heads,), WRONG_GRAM)
             saved = tuple(Matrix([tensors[offsets]]).read(0, layout.heads).tolist())
             if saved != layout.offsets_H:

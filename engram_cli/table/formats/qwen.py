@@ -7,7 +7,6 @@ to what follows from the config. Extras (`hashstats_*`, `token_lookup`) are left
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from engram_cli.errors import ArtifactError
@@ -68,7 +67,7 @@ def _scale(name: str, shards: Shards) -> Floats:
     """The one scale of a matrix, f32 [1]."""
     shape = shards[name].spec.shape
     stored = expect(shards, name, _SCALE_TYPES, () if shape == () else (1,), "numbers without their scale")
-    as_row = Stored(stored.path, replace(stored.spec, shape=(1,)))
+    as_row = Stored(stored.path, stored.spec._replace(shape=(1,)))
     scale = ROW_TYPES[stored.spec.dtype.lower()].decode(Matrix([as_row]).read(0, 1))
     if not 0 < scale[0] < float("inf"):
         raise ArtifactError(
@@ -85,7 +84,7 @@ def _constants(prefix: str, layout: LayerLayout, shards: Shards) -> Iterator[tup
         "ngram_heads_offsets": layout.offsets_H,
     }
     for name, numbers in wanted.items():
-        if prefix + name in shards.tensors:
+        if prefix + name in shards.headers:
             stored = expect(shards, prefix + name, ("I64",), (len(numbers),), WRONG_GRAM)
             for place, (number, found) in enumerate(zip(numbers, Matrix([stored]).read(0, len(numbers)).tolist(), strict=True)):
                 if number != found:
