@@ -56,16 +56,27 @@ def connect(address: str | None, threads: int | None) -> Iterator["RayEngine"]:
     except ImportError:
         raise ClusterError('--engine ray needs Ray, but it is not installed; run pip install "engram-tables[ray]"') from None
     if ray.is_initialized():
-        yield RayEngine(threads)
+        with _sharing(RayEngine(threads)) as engine:
+            yield engine
         return
     handler = signal.getsignal(signal.SIGTERM)
     try:
         _init(address, threads)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray sets its own
-        yield RayEngine(None if address is None else threads)
+        with _sharing(RayEngine(None if address is None else threads)) as engine:
+            yield engine
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _sharing(engine: "RayEngine") -> Iterator["RayEngine"]:
+    """Have errors say of what memory they speak."""
+    try:
+        yield engine
+    except ResourceError as error:
+        raise ResourceError(f"{error} (for each process: {engine.processes} of a machine share --memory)") from None
 
 
 def _prepare(address: str | None) -> None:
@@ -122,11 +133,8 @@ class RayEngine:
         return _Spread(self, chosen.name, self.ray.put((chosen.name, tokenizer.to_str(), np.dtype(dtype), end)))
 
     def plan(self, memory: int, tokens: int, documents: int, packing: Packing, stretch: int) -> Plan:
-        try:
-            planned = plan(memory, tokens, documents, 1, packing, min(stretch, -(-tokens // self.threads)))
-            return replace(planned, room=0)  # runs are where nodes see them
-        except ResourceError as error:
-            raise ResourceError(f"{error} (--memory is shared by {self.processes} processes of a machine)") from None
+        planned = plan(memory, tokens, documents, 1, packing, min(stretch, -(-tokens // self.threads)))
+        return replace(planned, room=0)  # runs are where nodes see them
 
     def count(
         self, stretches: Iterable[Stretch], canonical_V: npt.NDArray[np.uint32], packing: Packing, room: Room

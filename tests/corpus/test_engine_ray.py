@@ -19,7 +19,7 @@ import pytest
 from engram_cli.corpus import engine, engine_ray
 from engram_cli.corpus.engine_ray import connect
 from engram_cli.corpus.extract import extract
-from engram_cli.errors import ClusterError, EngramError, RecipeError
+from engram_cli.errors import ClusterError, EngramError, RecipeError, ResourceError
 from tests.corpora import make_documents, write_jsonl
 
 LIMIT = 100  # seconds for a test: a cluster that hangs fails
@@ -45,6 +45,7 @@ def cluster() -> Iterator[Any]:
         settings |= {"RAY_AUTH_TOKEN": "of-the-tests" * 4, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
         for name, value in settings.items():
             patch.setenv(name, value)
+        pytest.importorskip("ray", reason="`make install` has it")
         from ray.cluster_utils import Cluster
 
         health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 200, "health_check_failure_threshold": 5}
@@ -153,7 +154,13 @@ def test_what_fails_for_good_is_told_in_one_line(cluster: Any, tmp_path: Path) -
             used.result(used.task.remote("0.0", len, ""))
 
 
+def test_too_little_memory_is_told_with_who_shares_it(cluster: Any, tmp_path: Path, corpus: Path) -> None:
+    with pytest.raises(ResourceError, match=r"--memory must hold .* \(for each process: 2 of a machine share --memory\)$"):
+        extract([corpus], tmp_path / "out", train_vocab=384, memory=64 << 20, engine="ray", address=cluster.address)
+
+
 def test_an_address_without_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, corpus: Path) -> None:
+    pytest.importorskip("ray", reason="`make install` has it")
     monkeypatch.setattr(engine_ray, "PATIENCE", 3)
     with pytest.raises(ClusterError, match="nothing at 127.0.0.1:1 answered"):
         extract([corpus], tmp_path / "out", train_vocab=384, engine="ray", address="127.0.0.1:1")
@@ -175,6 +182,7 @@ def test_a_missing_ray_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_cluster_of_its_own_is_started_and_stopped(corpus: Path, tmp_path: Path) -> None:
     """By the command line in a process of its own, on loopback, and quietly."""
+    pytest.importorskip("ray", reason="`make install` has it")
     command = [sys.executable, "-m", "engram_cli", "extract", str(corpus), "--train-tokenizer", "384", "--engine", "ray"]
     command += ["--threads", "1", "--memory", "2GiB", "--out", str(tmp_path / "out"), "--json"]
     secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of-the-tests" * 4}
