@@ -259,6 +259,7 @@ def _facts(
         "dim": recipe.rows.dim,
         "dtype": recipe.rows.dtype,
         "init": recipe.rows.init,
+        "hash": recipe.hash.family,
         "tokens": trainer.tokens,
         "held_out_loss": round(loss, 6),
         "bits_per_byte": round(loss / np.log(2) * tokens_per_byte, 6),

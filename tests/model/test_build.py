@@ -176,7 +176,8 @@ def test_the_facts_are_true(ngrams: NGrams, uninterrupted: Artifact) -> None:
         "memory": 2 * (2 * width * 6 * 4 + 2 * width),
         "rows": sum(rows.count * rows.dim for rows in table.rows.values()),
     }
-    assert (facts["name"], facts["layers"], facts["dim"], facts["dtype"], facts["init"]) == ("tiny", [0, 1], 4, "f32", "counts")
+    stated = (facts["name"], facts["layers"], facts["dim"], facts["dtype"], facts["init"], facts["hash"])
+    assert stated == ("tiny", [0, 1], 4, "f32", "counts", "demo")
     assert (facts["tokens"], facts["rows"]) == (64 * 12, table.layout.rows)
     for key in ("token_map_digest", "vocab", "canonical_vocab", "pad", "end"):
         assert facts[key] == ngrams.artifact.manifest.facts[key]
