@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
+from tokenizers import Tokenizer
 
 from engram_cli.corpus import curves, engine, ngrams
 from engram_cli.corpus.artifact import TOKENIZER, ngrams_file
@@ -72,8 +73,7 @@ def extract(
     wanted = Settings(**settings)
     wanted.check()
     corpus = _find(paths, wanted, progress)
-    if wanted.tokenizer is not None:
-        load_tokenizer(wanted.tokenizer)  # before anything is written
+    given = None if wanted.tokenizer is None else load_tokenizer(wanted.tokenizer)  # before anything is written
     if threads:
         os.environ["RAYON_NUM_THREADS"] = str(threads)  # the tokenizers library reads it when it first encodes
     partial = partial_path(final)
@@ -86,7 +86,7 @@ def extract(
             write_artifact(out, "ngrams", force=force, keep_partial=True) as draft,
         ):
             means = Means(used, (memory or free_memory() // 2) // used.processes, None if tmp is None else Path(tmp).absolute())
-            _extract(corpus, wanted, means, draft, progress)
+            _extract(corpus, given, wanted, means, draft, progress)
     except BaseException as error:
         _keep_or_remove(partial, error, resumed, progress)
         raise
@@ -118,13 +118,16 @@ def _find(paths: Sequence[str | Path], settings: Settings, progress: ProgressLik
     return found.sources
 
 
-def _extract(corpus: Sources, settings: Settings, means: Means, draft: Draft, progress: ProgressLike) -> None:
-    """Fill `draft`, going on from what lies there."""
+def _extract(
+    corpus: Sources, given: Tokenizer | None, settings: Settings, means: Means, draft: Draft, progress: ProgressLike
+) -> None:
+    """Fill `draft`, going on from what lies there; given: the tokenizer that the settings name."""
     (draft.path / MANIFEST).unlink(missing_ok=True)
     checkpoint = Checkpoint(draft.scratch, settings.identity | {"corpus": _identity(corpus)})
     stages = _Stages(progress, 3 if settings.train_vocab is None else 4)
     sources = _spooled(corpus, draft.scratch / "spools")
-    vocabulary = make_vocabulary(_tokenizer(sources, settings, means.memory, draft.scratch, stages), settings, progress)
+    file = _tokenizer(sources, settings, means.memory, draft.scratch, stages)
+    vocabulary = make_vocabulary(file, given or load_tokenizer(file), settings, progress)
     packing = ngrams.Packing(settings.orders, vocabulary.bits, int(vocabulary.token_map.canonical_V[vocabulary.pad]))
     engine.load_kernels()
     release_memory()  # of training a tokenizer

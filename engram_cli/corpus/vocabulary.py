@@ -14,7 +14,7 @@ from engram_cli.corpus.artifact import TOKEN_MAP, TOKENIZER
 from engram_cli.corpus.canonical import TokenMap, identity_map, token_map
 from engram_cli.corpus.reader import Reader
 from engram_cli.corpus.settings import Settings
-from engram_cli.corpus.tokenizer import find_end, find_pad, load_tokenizer, train_tokenizer, vocab_size
+from engram_cli.corpus.tokenizer import find_end, find_pad, train_tokenizer, vocab_size
 from engram_cli.corpus.tokens import batches, is_held_out
 from engram_cli.progress import ProgressLike
 from engram_cli.store.artifact import Draft
@@ -40,9 +40,8 @@ class Vocabulary:
         draft.table(TOKEN_MAP, self.token_map.to_arrow())
 
 
-def make_vocabulary(file: Path, settings: Settings, progress: ProgressLike) -> Vocabulary:
-    """The vocabulary of the tokenizer in `file`. Raises TokenizerError or RecipeError where it does not suit the settings."""
-    tokenizer = load_tokenizer(file)
+def make_vocabulary(file: Path, tokenizer: Tokenizer, settings: Settings, progress: ProgressLike) -> Vocabulary:
+    """The vocabulary of the tokenizer that was read from `file`. Raises TokenizerError or RecipeError where it does not suit the settings."""
     pad = find_pad(tokenizer, settings.pad_token)
     if pad is None:
         pad = 0
