@@ -78,9 +78,10 @@ class Part:
         self.bytes += int(records.bytes_D.sum())
         begins = np.flatnonzero(records.first_D)
         if len(begins) < len(records.first_D):  # pieces
-            following = slice(0, begins[0] if len(begins) else None)
-            self.length_D[-1] += int(records.length_D[following].sum())
-            self.bytes_D[-1] += int(records.bytes_D[following].sum())
+            if not records.first_D[0]:
+                following = slice(0, begins[0] if len(begins) else None)
+                self.length_D[-1] += int(records.length_D[following].sum())
+                self.bytes_D[-1] += int(records.bytes_D[following].sum())
             records = records.folded(begins)
         for stored, column in zip(self.columns, records, strict=False):
             stored.frombytes(column.astype(stored.typecode).tobytes())
