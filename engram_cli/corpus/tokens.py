@@ -36,6 +36,7 @@ COMMIT = 1 << 27  # bytes of text between two commits
 SAMPLE = 2 << 20  # bytes of text that the encoder is chosen on, whatever the memory
 _BLOCK = 2 << 20  # bytes copied at once
 _RECORDS = 1 << 16  # documents in one batch of documents.arrow
+_RELEASE = 1 << 24  # bytes of text after which freed memory is given back
 _AHEAD = 2  # batches that wait to be encoded
 
 
@@ -126,18 +127,21 @@ class TokenFiles:
         self.checkpoint.save(
             {"read": self.read, "encoder": self.encoder, "last": self.last, "duplicates": self.duplicates, **parts}
         )
-        release_memory()
         self.watch(self.training.documents + self.held_out.documents)
 
     def encode(self, reader: Reader, tokenizer: Tokenizer, engine: Engine, progress: ProgressLike) -> None:
         """Encode all documents of `reader` that were not read before; the next batches are read while one is encoded."""
-        uncommitted = 0
+        uncommitted = unreleased = 0
 
         def take(pending: _Pending) -> None:
-            nonlocal uncommitted
+            nonlocal uncommitted, unreleased
             self._add_encoded(pending)
             progress.advance(pending.done, reader.bytes, "bytes", f"{self.tokens:,} tokens")
             uncommitted += pending.bytes
+            unreleased += pending.bytes
+            if unreleased >= _RELEASE:  # also within a document, where nothing is committed
+                release_memory()
+                unreleased = 0
             if uncommitted >= COMMIT and pending.last_D[-1:].all():
                 self.commit()
                 uncommitted = 0
