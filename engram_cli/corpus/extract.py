@@ -41,6 +41,7 @@ from engram_cli.store.schema import ngrams_schema
 
 Sources = tuple[Source, ...] | tuple[ReadySource, ...]
 _WORTH_KEEPING = 1 << 24  # tokens: encoding them again takes a quarter of a minute
+_BOTH = 1 << 29  # bytes of room with which to compile while text is encoded
 _UNPACKED = 4  # bytes of text in one of a compressed file
 _PER_TOKEN = 3.5  # bytes of text
 
@@ -139,6 +140,9 @@ def _extract(
         ThreadPoolExecutor(1) as meanwhile,
     ):
         compiling = meanwhile.submit(engine.compile_kernels, packing, tokens.dtype, draft.scratch)
+        if budget.room < _BOTH:
+            compiling.result()  # one after the other: both together were above 512 MiB
+            release_memory()
         stages.next(f"encoding ({_expected_disk(sources, settings)})")
         tokens.watch = lambda documents: budget.watch(documents, engine.least_memory(documents, packing))
         reader = _read(sources, settings, vocabulary, means, budget, tokens, progress)
