@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from engram_cli.report.inspect import inspect as inspect
     from engram_cli.report.report import read_report as read_report
     from engram_cli.report.report import write_report as write_report
+    from engram_cli.report.stored import inspect_checkpoint as inspect_checkpoint
     from engram_cli.report.verify import verify as verify
     from engram_cli.store.artifact import open_artifact as open_artifact
+    from engram_cli.table.formats import open_stored_table as open_stored_table
 
 __version__ = "0.1.0"
 _HOMES = {
@@ -38,9 +40,11 @@ _HOMES = {
     "collisions": "report.collisions",
     "extract": "corpus.extract",
     "inspect": "report.inspect",
+    "inspect_checkpoint": "report.stored",
     "load_recipe": "recipe",
     "open_artifact": "store.artifact",
     "open_ngrams": "corpus.artifact",
+    "open_stored_table": "table.formats",
     "open_table": "model.table",
     "read_report": "report.report",
     "verify": "report.verify",

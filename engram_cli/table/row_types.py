@@ -16,11 +16,12 @@
 All round to the nearest, ties to even. What is too large: f16 and bf16 become infinite, as IEEE 754 has it; fp8 has no infinity and
 takes its largest number, which with block scales happens to infinities only. NaN stays NaN; int8 has neither, so a row with NaN or
 infinity in it gets the scale NaN and is NaN as a whole: seen, and not hidden. E8M0 has no zero: a block of zeros has scale 1.
-Pure numpy: eight-bit numbers are decoded by a table of 256, as are their scales.
+Pure numpy: eight-bit numbers and scales are decoded by tables of 256, E4M3 is encoded by one of the 65,536 upper halves of f32.
 Shapes: R rows, E numbers per row, B = E / 32 blocks.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -131,21 +132,24 @@ def _e4m3_values() -> Floats:
     return np.where(byte < 128, size, -size).astype(np.float32)
 
 
-def _to_e4m3(values: Floats) -> Stored:
-    """Nearest byte, ties to even, too large to 448, NaN to NaN: u8.
+@cache
+def _e4m3_nearest() -> Stored:
+    """The nearest byte for each upper half of an f32, ties to even, too large to 448, NaN to NaN: u8 [65536]."""
+    values = (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32)
+    numbers = _E4M3[:_E4M3_NAN]  # 0 to 448
+    halfway, size = (numbers[1:] + numbers[:-1]) / 2, np.abs(values)
+    byte = np.searchsorted(halfway, size)
+    tie = size == halfway[np.minimum(byte, len(halfway) - 1)]
+    byte = np.where(np.isnan(values), _E4M3_NAN, byte + (tie & (byte % 2 == 1)))
+    nearest: Stored = (byte | np.where(np.signbit(values), 128, 0)).astype(np.uint8)
+    return nearest
 
-    A number is a whole multiple of a step: an eighth of its power of two, and at least 2^-9. Adding and subtracting 1.5 * 2^23
-    steps leaves the nearest multiple, since there f32 has no digits below one step. The upper bits of what is left are the byte.
-    """
+
+def _to_e4m3(values: Floats) -> Stored:
+    """Nearest bytes: u8. Of the lower half of an f32 it matters only whether it is zero: what rounds is above it."""
     bits = values.view(np.uint32)
-    nan = np.isnan(values)
-    size = np.minimum(np.abs(np.where(nan, 0, values)), np.float32(_E4M3_MAX))
-    power = np.maximum(size.view(np.uint32) & 0x7F800000, 121 << 23)  # the exponent, at least -6
-    magic = (power + (20 << 23) | 0x400000).view(np.float32)
-    size = size + magic - magic
-    byte = np.where(size < 2.0**-6, (size * 512).astype(np.uint32), (size.view(np.uint32) >> 20) - (120 << 3))
-    stored: Stored = (np.where(nan, _E4M3_NAN, byte) | bits >> 24 & 128).astype(np.uint8)
-    return stored
+    nearest: Stored = _e4m3_nearest()[(bits | (bits & 0xFFFF) + 0xFFFF) >> 16]
+    return nearest
 
 
 # scales ----------------------------------------------------------------------------------------------------------------------
@@ -160,7 +164,9 @@ def _e8m0_values() -> Floats:
 def _block_scales(values_RE: Floats) -> Stored:
     """The smallest power of two for each block with which none of its finite numbers is beyond 448: u8 [..., B]."""
     blocks = np.abs(values_RE.reshape(*values_RE.shape[:-1], -1, BLOCK))
-    largest = np.max(blocks, axis=-1, where=np.isfinite(blocks), initial=0)
+    largest = np.max(blocks, axis=-1)
+    if not np.isfinite(largest).all():
+        largest = np.max(blocks, axis=-1, where=np.isfinite(blocks), initial=0)
     mantissa, exponent = np.frexp(largest)  # largest = mantissa * 2^exponent, 448 = 0.875 * 2^9
     power = np.where(largest > 0, exponent - 9 + (mantissa > _E4M3_MAX / 512), 0)
     return (np.clip(power, -127, 127) + 127).astype(np.uint8)
