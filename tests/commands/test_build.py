@@ -170,7 +170,7 @@ def test_a_gpu_that_is_not_there(refused: Refused, monkeypatch: pytest.MonkeyPat
     [
         ("[hash]\nsizes = 5\n", "bad.toml: a recipe has only known keys, but `hash.sizes` is not one; did you mean `hash.size`?"),
         ("[hash]\nsize = [1099511627775]\n", "TiB of disk, but"),
-        ("[host]\nlayers = 1\n", "`hash.layers` must be below host.layers = 1, but it is 1"),
+        ("[host]\nlayers = 1\n", "`hash.layers` must be at most 0 in a host of 1 layers, but it is 1"),
         ("[host]\ncontext = 9000000\n", "a batch is 8 x 9000000 + 1 tokens, but there are"),
         ("[training]\nseed = -3\n", "`training.seed` must be from 0"),
         ("[hash]\nseed = -3\n", "`hash.seed` must be from 0"),
