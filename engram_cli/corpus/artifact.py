@@ -7,7 +7,7 @@
 Shapes: T tokens, D documents, V raw ids, G distinct grams.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from engram_cli.corpus.canonical import map_digest
 from engram_cli.corpus.ngrams import Grams, Keys, WideGrams, column, positions, unpack
+from engram_cli.corpus.ready_files import column_reader
 from engram_cli.corpus.tokenizer import load_tokenizer
 from engram_cli.corpus.tokens import DOCUMENTS, TOKENS
 from engram_cli.errors import ArtifactError
@@ -30,6 +31,7 @@ TOKENIZER = "tokenizer.json"
 TOKEN_MAP = "token_map.arrow"
 _BEGIN, _END = "⊢", "⊣"
 _SAMPLE = 1 << 22  # tokens
+_BLOCK = 1 << 18  # grams
 _VISIBLE = str.maketrans({"\n": "⏎", "\r": "␍", "\t": "⇥"})
 
 
@@ -149,6 +151,36 @@ class NGrams:
             return WideGrams(grams_G, column(table, "gram_low")), column(table, "count")
         return grams_G, column(table, "count")
 
+    def blocks(self, order: int) -> Iterator[tuple[npt.NDArray[np.int64], Keys]]:
+        """All that was counted of one order, in stretches: (canonical ids as `unpack` has them; counts), read past the map, so that a
+        pass leaves nothing in the process.
+
+        Raises ArtifactError where the order was not counted, or where ids are not of the token map.
+        """
+        _, counted = self.counts(order)
+        names = ngrams_schema(order, self.bits).names
+        *grams, counts = (column_reader(self.artifact.file(ngrams_file(order)), name) for name in names)
+        for first in range(0, len(counted), _BLOCK):
+            stretch = first, min(first + _BLOCK, len(counted))
+            parts = [read(*stretch) for read in grams]
+            windows_GN = self.unpack(WideGrams(*parts) if len(parts) > 1 else parts[0], order)
+            self._check_ids(int(windows_GN.max()))
+            yield windows_GN, counts(*stretch)
+
+    def count(self, gram_ids_oldest_first: Sequence[int]) -> int:
+        """Occurrences of a gram of canonical ids; 0 where it is not among the counts. Raises ArtifactError as `counts`."""
+        packed = 0
+        for id in gram_ids_oldest_first:
+            packed = packed << self.bits | int(id)
+        grams_G, counts_G = self.counts(len(gram_ids_oldest_first))
+        low, first, last = np.uint64(packed & (2**64 - 1)), 0, len(grams_G)
+        if isinstance(grams_G, WideGrams):
+            high = np.uint64(packed >> 64)
+            first, last = int(np.searchsorted(grams_G.high, high)), int(np.searchsorted(grams_G.high, high, "right"))
+        low_G = grams_G.low if isinstance(grams_G, WideGrams) else grams_G
+        at = first + int(np.searchsorted(low_G[first:last], low))
+        return int(counts_G[at]) if at < last and low_G[at] == low else 0
+
     def unpack(self, grams_G: Grams, order: int) -> npt.NDArray[np.int64]:
         """Canonical ids of grams, newest first as `table.hashing.windows` has them: int64 [G, order]."""
         return unpack(grams_G, order, self.bits)
@@ -157,16 +189,19 @@ class NGrams:
         """A gram of canonical ids as readable text: ⊢ before the document's first token, ⊣ for its end, ⏎ for a line break, ␣ for
         nothing but spaces. Raises ArtifactError for ids that the token map does not have."""
         ids = [int(id) for id in gram_ids_oldest_first]
-        if max(ids) >= self.canonical_vocab:
-            raise ArtifactError(
-                f"canonical ids end at {self.canonical_vocab - 1}, but a gram in {self.artifact.path} has {max(ids)}: the counts are "
-                "damaged; run engram extract again"
-            )
+        self._check_ids(max(ids))
         leading = next((at for at, id in enumerate(ids[:-1]) if id != self.canonical_pad), len(ids) - 1)
         last = len(ids) - 1 if self.end is not None and ids[-1] == self.canonical_V[self.end] else len(ids)
         text: str = self.tokenizer.decode(self.raw_C[ids[leading:last]].tolist(), skip_special_tokens=False)
         shown = text.translate(_VISIBLE).strip(" ") or ("␣" if text else "")
         return _BEGIN * leading + shown + (_END if last < len(ids) else "")
+
+    def _check_ids(self, largest: int) -> None:
+        if largest >= self.canonical_vocab:
+            raise ArtifactError(
+                f"canonical ids end at {self.canonical_vocab - 1}, but a gram in {self.artifact.path} has {largest}: the counts are "
+                "damaged; run engram extract again"
+            )
 
     def stream(self, held_out: bool) -> Stream:
         """The training documents or the held-out ones, memory-mapped."""

@@ -84,7 +84,7 @@ def collisions(
     ResourceError where the largest head does not fit in memory.
     """
     chosen = _choose(layout, layers)
-    _check_windows(ngrams, layout, chosen)
+    check_windows(ngrams, layout, chosen[0].orders)
     _check_memory(ngrams, chosen)
     tasks = [(layer, order) for layer in chosen for order in layer.orders]
     heads, orders, candidates = [], [], []
@@ -251,9 +251,8 @@ def _choose(layout: Layout, layers: Sequence[int] | None) -> list[LayerLayout]:
     return [layer for layer in layout.layers if layers is None or layer.layer in layers]
 
 
-def _check_windows(ngrams: NGrams, layout: Layout, chosen: Sequence[LayerLayout]) -> None:
-    """Counted must be what is hashed: the orders of the layout, and its pad before a document's first token."""
-    wanted = chosen[0].orders
+def check_windows(ngrams: NGrams, layout: Layout, wanted: Sequence[int]) -> None:
+    """Raises ArtifactError where counted is not what is hashed: the orders `wanted`, the pad before a document's first token."""
     missing = [order for order in wanted if order not in ngrams.orders]
     if missing:
         raise ArtifactError(

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+from tokenizers import Tokenizer
 
-from engram_cli.corpus.canonical import TokenMap, token_map
+from engram_cli.corpus.canonical import TokenMap, identity_map, token_map
 from engram_cli.corpus.tokenizer import load_tokenizer, vocab_size
 from engram_cli.errors import ArtifactError
 from engram_cli.report.report import Measure, Report, Scalar, column, table
@@ -61,9 +62,11 @@ def check_tokenizer(stored: StoredTable) -> TokenMap | None:
 
     Raises ArtifactError where the table was made with another map: equal numbers of canonical ids do not mean equal maps.
     """
-    if stored.tokenizer is None:
-        return None
-    tokenizer = load_tokenizer(stored.tokenizer)
+    return None if stored.tokenizer is None else hold_to_tokenizer(stored, load_tokenizer(stored.tokenizer))
+
+
+def hold_to_tokenizer(stored: StoredTable, tokenizer: Tokenizer) -> TokenMap | None:
+    """As `check_tokenizer`, where the tokenizer is open already; None where the family hashes raw ids."""
     if not stored.family.canonical:
         if stored.vocab is not None and vocab_size(tokenizer) > stored.vocab:
             raise ArtifactError(
@@ -71,6 +74,8 @@ def check_tokenizer(stored: StoredTable) -> TokenMap | None:
             )
         return None
     folded = token_map(tokenizer)
+    if stored.token_map_digest not in (None, folded.digest) and (raw := identity_map(tokenizer)).digest == stored.token_map_digest:
+        return raw  # counted with --no-canonical
     stored.layout(folded.canonical_V)  # holds their number to what the table says
     if stored.token_map_digest not in (None, folded.digest):
         raise ArtifactError(
