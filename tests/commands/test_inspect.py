@@ -48,3 +48,29 @@ def test_what_is_no_artifact_is_refused(tmp_path: Path, capsys: Output) -> None:
     for name, message in (("empty", "has none"), ("file", "a file lies there"), ("nothing", "nothing is there")):
         assert run(["inspect", str(tmp_path / name)]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_table_is_looked_into(table_path: Path, tmp_path: Path, capsys: Output) -> None:
+    assert run(["inspect", str(table_path), "--text", "The capital", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["tables"]["rows"]
+    first = rows[0]
+    assert run(["inspect", str(table_path), "--row", f"{first['layer']}:{first['row']}", "--out", str(tmp_path / "row")]) == 0
+    shown = capsys.readouterr().out
+    assert f"row {first['row']} of layer {first['layer']}" in shown
+    assert open_artifact(tmp_path / "row").manifest.inputs == {"table": open_artifact(table_path).digest}
+    assert run(["inspect", str(tmp_path / "row")]) == 0
+    assert capsys.readouterr().out == shown
+
+
+def test_questions_are_asked_one_at_a_time_and_of_a_table(table_path: Path, ngrams_path: Path, capsys: Output) -> None:
+    for options, message in (
+        ([str(table_path), "--text", "a", "--row", "0:1"], "one question at a time"),
+        ([str(table_path), "--ngrams", str(ngrams_path)], "--ngrams belongs to a question"),
+        ([str(ngrams_path), "--text", "a"], "table"),
+        ([str(table_path), "--text", ""], "has none; give some text"),
+        ([str(table_path), "--gram", "a"], "has 2 or 3 tokens"),
+        ([str(table_path), "--row", "7:0"], "asks for layer 7"),
+        ([str(table_path), "--row", "0:0", "--ngrams", str(ngrams_path)], "one token map"),
+    ):
+        assert run(["inspect", *options]) == 2
+        assert message in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The n-gram artifact, opened: figures, streams, grams as text."""
 
 import dataclasses
+import random
 import shutil
 from pathlib import Path
 
@@ -11,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engram_cli.corpus.artifact import TOKEN_MAP, NGrams, Stream, open_ngrams
+from engram_cli.corpus.extract import extract
+from engram_cli.corpus.ngrams import WideGrams
 from engram_cli.errors import ArtifactError
 from engram_cli.store.manifest import FileRecord, file_digest, read_manifest
 from engram_cli.table.hashing import windows
+from tests.corpora import make_documents, write_jsonl
 from tests.strategies import documents, laid_end_to_end
 
 
@@ -135,3 +139,23 @@ def test_a_manifest_without_its_figures_is_refused(ngrams_path: Path, tmp_path: 
     (path / "manifest.json").write_text(dataclasses.replace(manifest, facts=facts).to_json())
     with pytest.raises(ArtifactError, match="lacks the fact 'bits'"):
         open_ngrams(path)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_counts_are_found_by_their_ids_and_read_in_stretches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wide: bool) -> None:
+    monkeypatch.setattr("engram_cli.corpus.artifact._BLOCK", 100)
+    texts = [random.Random(0).randbytes(10_000).hex()] if wide else make_documents(60)
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", texts)
+    ngrams = NGrams(extract([corpus], tmp_path / "ngrams", train_vocab=1200 if wide else 300, orders=6 if wide else 3, held_out=0.0))
+    order = max(ngrams.orders)
+    grams_G, counts_G = ngrams.counts(order)
+    assert isinstance(grams_G, WideGrams) == wide
+    windows_GN = ngrams.unpack(grams_G, order)
+    stretches = list(ngrams.blocks(order))
+    assert len(stretches) > 1
+    assert np.array_equal(np.concatenate([windows for windows, _ in stretches]), windows_GN)
+    assert np.array_equal(np.concatenate([counts for _, counts in stretches]), counts_G)
+    for at in (0, len(counts_G) // 2, len(counts_G) - 1):
+        assert ngrams.count(windows_GN[at, ::-1].tolist()) == counts_G[at]
+    assert ngrams.count([ngrams.canonical_pad] * order) == 0, "no document ends before it begins"
+    assert ngrams.count([2**ngrams.bits - 1] * order) == 0
