@@ -143,7 +143,8 @@ def _print_table(console: "Console", name: str, table: "pa.Table") -> None:
                 console.print()
             console.print(_grid(block))
     if shown.num_rows < table.num_rows:
-        console.print(Text(f"{table.num_rows - shown.num_rows:,} more rows: --json shows them", style="dim"))
+        more = " more" if shown.num_rows else ""
+        console.print(Text(f"{table.num_rows - shown.num_rows:,}{more} rows: --json shows them", style="dim"))
     elif not table.num_rows:
         console.print(Text("none", style="dim"))
 

@@ -146,7 +146,7 @@ def test_a_terminal_gets_colour_and_a_file_none(monkeypatch: pytest.MonkeyPatch,
     assert "\x1b[" in screen.getvalue()
 
 
-@pytest.mark.parametrize(("limit", "rows", "more"), [(None, 60, "40 more rows"), (5, 5, "95 more rows"), (0, 0, "100 more rows")])
+@pytest.mark.parametrize(("limit", "rows", "more"), [(None, 60, "40 more rows"), (5, 5, "95 more rows"), (0, 0, "\n100 rows")])
 def test_long_tables_are_cut_and_say_so(capsys: Output, limit: int | None, rows: int, more: str) -> None:
     long = table([column("value", pa.int64())], [{"value": 70_000 + at} for at in range(100)], limit=limit)
     show(Report("bench", "t", {}, {"long": long}), as_json=False)
