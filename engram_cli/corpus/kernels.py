@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from engram_cli.compiled import compiled as _compiled
-from engram_cli.compiled import inlined as _inlined
+from engram_cli.compiled import compiled, inlined
 
 DIGIT = 11  # bits that a bucket is split by at most
 SORTED = 12  # bits that one pass of a sort looks at, at most
@@ -25,7 +24,7 @@ _ONE = np.uint64(1)
 _64 = np.uint64(64)
 
 
-@_inlined
+@inlined
 def _digit(top: Any, key: Any, shift: Any) -> Any:
     """The low 64 bits of (top, key) >> shift, for a `shift` below 128."""
     if shift == 0:
@@ -35,7 +34,7 @@ def _digit(top: Any, key: Any, shift: Any) -> Any:
     return top >> (shift - _64)
 
 
-@_inlined
+@inlined
 def _width(value: Any) -> Any:
     """Bits of a u64: 0 for 0."""
     width = 0
@@ -45,7 +44,7 @@ def _width(value: Any) -> Any:
     return width
 
 
-@_compiled
+@compiled
 def tally(
     ids: Any, canonical: Any, starts: Any, context: Any, blank: Any, mask: Any, bits: Any, shift: Any, top: Any, counts_P: Any
 ) -> None:
@@ -69,7 +68,7 @@ def tally(
         at += len(part)
 
 
-@_compiled
+@compiled
 def scatter(
     ids: Any,
     canonical: Any,
@@ -105,7 +104,7 @@ def scatter(
         at += len(part)
 
 
-@_compiled
+@compiled
 def last_windows(
     ids: Any, canonical: Any, first: Any, last: Any, order: Any, blank: Any, mask: Any, bits: Any, key: Any, top: Any
 ) -> None:
@@ -120,7 +119,7 @@ def last_windows(
             top[document] = high
 
 
-@_compiled
+@compiled
 def _part(column: Any, begin: Any, end: Any) -> Any:
     """Rows begin..end of a column that may be None."""
     if column is None:
@@ -128,7 +127,7 @@ def _part(column: Any, begin: Any, end: Any) -> Any:
     return column[begin:end]
 
 
-@_compiled
+@compiled
 def _differing(key: Any, top: Any) -> Any:
     """(top, key) of the bits in which grams differ."""
     low = np.uint64(0)
@@ -143,7 +142,7 @@ def _differing(key: Any, top: Any) -> Any:
     return high, low
 
 
-@_compiled
+@compiled
 def _pass(key: Any, top: Any, to_key: Any, to_top: Any, shift: Any, digits: Any, next_P: Any) -> None:
     """One pass of a radix sort, by the `digits` bits from `shift` up; next_P then holds where each part ends."""
     mask = np.uint64((1 << digits) - 1)
@@ -165,7 +164,7 @@ def _pass(key: Any, top: Any, to_key: Any, to_top: Any, shift: Any, digits: Any,
             to_top[place] = top[at]
 
 
-@_compiled
+@compiled
 def _sort(key: Any, top: Any, width: Any, a: Any, a_top: Any, b: Any, b_top: Any, next_P: Any) -> Any:
     """Sort grams that differ in their low `width` bits; returns the number of passes: an odd one leaves them in `a`, else in
     `b`."""
@@ -181,7 +180,7 @@ def _sort(key: Any, top: Any, width: Any, a: Any, a_top: Any, b: Any, b_top: Any
     return passes
 
 
-@_compiled
+@compiled
 def _fold(key: Any, top: Any, high: Any, to_key: Any, to_top: Any, counts: Any) -> Any:
     """Fold sorted grams into `to`; returns how many are left. top: of each gram, or None where all have `high`.
 
@@ -205,7 +204,7 @@ def _fold(key: Any, top: Any, high: Any, to_key: Any, to_top: Any, counts: Any) 
     return np.int64(row) + 1
 
 
-@_compiled
+@compiled
 def sort_and_fold(key: Any, top: Any, bounds_B: Any, spare: Any, spare_top: Any, counts: Any, small: Any) -> Any:
     """Sort the buckets that bounds_B delimits, fold equal grams, and leave them at the front of key (and top) with their counts.
 
@@ -246,7 +245,7 @@ def sort_and_fold(key: Any, top: Any, bounds_B: Any, spare: Any, spare_top: Any,
     return rows
 
 
-@_compiled
+@compiled
 def _push(stack: Any, depth: Any, next_P: Any, parts: Any, begin: Any, end: Any, spared: Any, small: Any) -> Any:
     """Put the parts of a split on the stack, the last first, neighbours together while they are small."""
     until = end
@@ -260,7 +259,7 @@ def _push(stack: Any, depth: Any, next_P: Any, parts: Any, begin: Any, end: Any,
     return depth
 
 
-@_compiled
+@compiled
 def _sort_and_fold(
     key: Any, top: Any, width: Any, a: Any, a_top: Any, b: Any, b_top: Any, next_P: Any, to_key: Any, to_top: Any, counts: Any
 ) -> Any:

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from engram_cli.compiled import compiled as _compiled
-from engram_cli.compiled import inlined as _inlined
+from engram_cli.compiled import compiled, inlined
 
 _ONE = np.uint64(1)
 _SEVEN = np.uint64(7)
@@ -18,7 +17,7 @@ _LOW7 = np.uint64(127)
 _MORE = np.uint64(128)
 
 
-@_inlined
+@inlined
 def _less(key: Any, top: Any, at: Any, other_key: Any, other_top: Any) -> Any:
     """Whether the gram at `at` comes before the other."""
     if top is None:
@@ -26,7 +25,7 @@ def _less(key: Any, top: Any, at: Any, other_key: Any, other_top: Any) -> Any:
     return (top[at] < other_top) | ((top[at] == other_top) & (key[at] < other_key))
 
 
-@_compiled
+@compiled
 def lower_bound(key: Any, top: Any, begin: Any, end: Any, split_key: Any, split_top: Any) -> Any:
     """The first of the sorted grams begin..end that does not come before the split."""
     while begin < end:
@@ -38,7 +37,7 @@ def lower_bound(key: Any, top: Any, begin: Any, end: Any, split_key: Any, split_
     return begin
 
 
-@_inlined
+@inlined
 def _order(key: Any, top: Any, i: Any, j: Any) -> Any:
     """(whether the gram at i comes before the one at j or is equal, whether the one at j does before the one at i)."""
     if top is None:
@@ -47,7 +46,7 @@ def _order(key: Any, top: Any, i: Any, j: Any) -> Any:
     return before | (equal & (key[i] <= key[j])), (not (before | equal)) | (equal & (key[j] <= key[i]))
 
 
-@_compiled
+@compiled
 def distinct(key: Any, top: Any, i: Any, i_end: Any, j: Any, j_end: Any) -> Any:
     """How many different grams rows i..i_end and j..j_end have, each sorted.
 
@@ -70,7 +69,7 @@ def distinct(key: Any, top: Any, i: Any, i_end: Any, j: Any, j_end: Any) -> Any:
     return grams + (i_last + 1 - i) + (j_last + 1 - j)
 
 
-@_compiled
+@compiled
 def merge_two(
     key: Any, top: Any, counts: Any, i: Any, i_end: Any, j: Any, j_end: Any, to_key: Any, to_top: Any, to_counts: Any, row: Any
 ) -> Any:
@@ -98,7 +97,7 @@ def merge_two(
     return _copy(key, top, counts, j, j_end, to_key, to_top, to_counts, row)
 
 
-@_compiled
+@compiled
 def _copy(key: Any, top: Any, counts: Any, begin: Any, end: Any, to_key: Any, to_top: Any, to_counts: Any, row: Any) -> Any:
     until = row + (end - begin)
     to_key[row:until] = key[begin:end]
@@ -108,7 +107,7 @@ def _copy(key: Any, top: Any, counts: Any, begin: Any, end: Any, to_key: Any, to
     return np.int64(until)
 
 
-@_compiled
+@compiled
 def _step_end(key: Any, top: Any, at_K: Any, end_K: Any, step: Any, upto_K: Any) -> Any:
     """Set upto_K so that no run gives more than `step` rows and none of them comes after a row that is left; whether rows are
     left."""
@@ -127,7 +126,7 @@ def _step_end(key: Any, top: Any, at_K: Any, end_K: Any, step: Any, upto_K: Any)
     return found >= 0
 
 
-@_compiled
+@compiled
 def merge(key: Any, top: Any, counts: Any, begin_K: Any, end_K: Any, step: Any, to_key: Any, to_top: Any, to_counts: Any) -> Any:
     """Merge K runs, the rows begin_K..end_K of one array, into `to`; `step`: rows of a run in one round. Returns the rows
     written. counts, to_counts: uint64."""
@@ -172,7 +171,7 @@ def merge(key: Any, top: Any, counts: Any, begin_K: Any, end_K: Any, step: Any, 
     return rows
 
 
-@_compiled
+@compiled
 def _round(
     key: Any, top: Any, counts: Any, from_P: Any, until_P: Any, parts: Any, to_key: Any, to_top: Any, to_counts: Any, row: Any
 ) -> Any:
@@ -189,7 +188,7 @@ def _round(
     return row
 
 
-@_compiled
+@compiled
 def tally_counts(counts: Any, dense_LC: Any) -> Any:
     """Add to dense_LC how many counts have each value below C; returns how many are not below.
 
@@ -206,7 +205,7 @@ def tally_counts(counts: Any, dense_LC: Any) -> Any:
     return beyond
 
 
-@_compiled
+@compiled
 def shorten(key: Any, top: Any, counts: Any, bits: Any, to_key: Any, to_top: Any, to_counts: Any) -> Any:
     """Fold sorted grams into the grams without their newest id; returns how many there are. `to` holds as many rows as are
     given."""
@@ -234,7 +233,7 @@ def shorten(key: Any, top: Any, counts: Any, bits: Any, to_key: Any, to_top: Any
     return np.int64(row) + 1
 
 
-@_inlined
+@inlined
 def _put(data: Any, at: Any, value: Any) -> Any:
     while value >= _MORE:
         data[at] = np.uint8((value & _LOW7) | _MORE)
@@ -244,7 +243,7 @@ def _put(data: Any, at: Any, value: Any) -> Any:
     return at + _ONE
 
 
-@_inlined
+@inlined
 def _get(data: Any, at: Any) -> Any:
     byte = np.uint64(data[at])
     at += _ONE
@@ -258,7 +257,7 @@ def _get(data: Any, at: Any) -> Any:
     return value, at
 
 
-@_compiled
+@compiled
 def write_blocks(key: Any, top: Any, counts: Any, block: Any, data: Any, ends: Any) -> Any:
     """Rows as blocks of `block` rows in `data`; ends: where each block ends. The first gram of a block is not written."""
     at = np.uint64(0)
@@ -276,7 +275,7 @@ def write_blocks(key: Any, top: Any, counts: Any, block: Any, data: Any, ends: A
     return np.int64(at)
 
 
-@_compiled
+@compiled
 def read_blocks(data: Any, rows: Any, first_key: Any, first_top: Any, key: Any, top: Any, counts: Any, to: Any) -> Any:
     """The rows of successive blocks, from row `to` of key, top and counts on; rows, first_*: of each block. Returns where they
     end."""
