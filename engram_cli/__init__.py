@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from engram_cli.recipe import load_recipe as load_recipe
     from engram_cli.report.bench import bench as bench
     from engram_cli.report.collisions import collisions as collisions
+    from engram_cli.report.convert import convert as convert
+    from engram_cli.report.diff import diff as diff
     from engram_cli.report.inspect import inspect as inspect
     from engram_cli.report.report import read_report as read_report
     from engram_cli.report.report import write_report as write_report
@@ -38,6 +40,8 @@ _HOMES = {
     "bench": "report.bench",
     "build": "model.build",
     "collisions": "report.collisions",
+    "convert": "report.convert",
+    "diff": "report.diff",
     "extract": "corpus.extract",
     "inspect": "report.inspect",
     "inspect_checkpoint": "report.stored",

@@ -1,7 +1,7 @@
 """`engram`: the commands in the order of the pipeline, and the one place that turns an error into a line and an exit code.
 
-0: fine. 1: the check found something (`verify`, `collisions --fail-over`). 2: could not do it. 130 and 143: stopped by Ctrl-C or
-SIGTERM, nothing half-written. 141: whoever read the output stopped reading.
+0: fine. 1: the check found something (`verify`, `diff`, `collisions --fail-over`). 2: could not do it. 130 and 143: stopped by
+Ctrl-C or SIGTERM, nothing half-written. 141: whoever read the output stopped reading.
 """
 
 import importlib
@@ -19,7 +19,7 @@ import typer.main
 from engram_cli import __version__
 from engram_cli.errors import EngramError
 
-COMMANDS = ("extract", "merge", "build", "collisions", "serve-local", "bench", "inspect", "verify")
+COMMANDS = ("extract", "merge", "build", "collisions", "serve-local", "bench", "inspect", "convert", "diff", "verify")
 app = typer.Typer(name="engram", rich_markup_mode=None, pretty_exceptions_enable=False)
 
 

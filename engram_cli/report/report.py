@@ -35,8 +35,8 @@ class Measure:
 class Report:
     """What a command found.
 
-    about: "ngrams", "collisions", "bench", "inspect" or "verify"; title: one line; facts: label -> what, shown on top in order;
-    tables: name -> Arrow table (see `column` and `table`); notes: sentences that a reader must not miss.
+    about: "ngrams", "collisions", "bench", "inspect", "convert", "diff" or "verify"; title: one line; facts: label -> what, shown
+    on top in order; tables: name -> Arrow table (see `column` and `table`); notes: sentences that a reader must not miss.
     """
 
     about: str

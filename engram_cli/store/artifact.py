@@ -194,7 +194,7 @@ def check_out(out: Path, force: bool) -> None:
         return
     if not force:
         raise ArtifactError(f"--out must not exist, but {out} does; choose another, or give --force to replace it")
-    if not (out / manifests.FILE_NAME).is_file():
+    if not any((out / name).is_file() for name in (manifests.FILE_NAME, manifests.DIGESTS)):
         raise ArtifactError(f"--force replaces artifacts only, but {out} is not one; choose another --out, or remove it yourself")
 
 
@@ -202,8 +202,19 @@ def check_out(out: Path, force: bool) -> None:
 def write_artifact(out: str | Path, kind: str, *, force: bool = False, keep_partial: bool = False) -> Iterator[Draft]:
     """Write an artifact at `out`, whole or not at all.
 
-    Yields the Draft to fill. At the end every file is digested and flushed, the manifest is written, and the directory is renamed
-    to `out`. On any exception (Ctrl-C too) `out` is as it was and the partial directory is removed, unless `keep_partial`, for
+    Yields the Draft to fill. At the end every file is digested and flushed, the manifest is written, and the directory is renamed.
+    Raises ArtifactError as `write_directory` does.
+    """
+    with write_directory(out, force=force, keep_partial=keep_partial) as draft:
+        yield draft
+        _finish(draft, kind)
+
+
+@contextmanager
+def write_directory(out: str | Path, *, force: bool = False, keep_partial: bool = False) -> Iterator[Draft]:
+    """Write a directory at `out`, whole or not at all; who fills the Draft sees to it that its files are on the disk (`records`).
+
+    On any exception (Ctrl-C too) `out` is as it was and the partial directory is removed, unless `keep_partial`, for
     commands that can resume from what lies there.
     Raises ArtifactError where `out` exists and `force` is not given, or where the directory cannot be written.
     """
@@ -218,7 +229,6 @@ def write_artifact(out: str | Path, kind: str, *, force: bool = False, keep_part
         raise ArtifactError(f"--out must be writable, but {draft.path} cannot be made ({error.strerror}); choose another") from None
     try:
         yield draft
-        _finish(draft, kind)
         shutil.rmtree(draft.scratch, ignore_errors=True)
         _replace(draft.path, final)
     except OSError as error:

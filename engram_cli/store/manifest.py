@@ -16,6 +16,7 @@ from engram_cli.errors import ArtifactError
 
 FORMAT = 1
 FILE_NAME = "manifest.json"
+DIGESTS = ".engram-digests.json"  # of a checkpoint's files, which have no manifest (store/digests.py)
 _BLOCK = 1 << 20
 
 

@@ -72,6 +72,12 @@ class MappedFile:
                 raise self._shrunk(os.fstat(self._descriptor).st_size)
             done += count
 
+    def write(self, offset: int, source: Bytes) -> None:
+        """Write `source` (u8, contiguous) from `offset` on, past an "r+" map. Raises OSError where the disk refuses."""
+        done = 0
+        while done < len(source):
+            done += os.pwrite(self._descriptor, source[done:].data, offset + done)
+
     def flush(self) -> None:
         """Write what was changed through an "r+" map to the disk."""
         self._map.flush()

@@ -99,6 +99,15 @@ class Matrix:
         part.bytes_RB[ids_U] = rows.reshape(-1, self.row_bytes)
         part.file.check()
 
+    def write(self, first: int, stored_UE: npt.NDArray[Any]) -> None:
+        """Replace the rows from `first` on by plain writes, the counterpart of `read`. Raises OSError where the disk refuses."""
+        stored_UB = np.ascontiguousarray(stored_UE, self.type).reshape(len(stored_UE), -1).view(np.uint8)
+        for part in self._parts:
+            start, stop = max(first, part.first), min(first + len(stored_UB), part.first + len(part.bytes_RB))
+            if start < stop:
+                source = stored_UB[start - first : stop - first].reshape(-1)
+                part.file.write(part.offset + (start - part.first) * self.row_bytes, source)
+
     def flush(self) -> None:
         """Write changes through "r+" maps to the disk."""
         for file in self._files:

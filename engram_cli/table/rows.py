@@ -90,6 +90,13 @@ class Rows:
         scales = self.scales.read(first, count) if isinstance(self.scales, Matrix) else self.scales
         return self.numbers.read(first, count), scales
 
+    def write_stored(self, first: int, numbers: npt.NDArray[Any], scales: npt.NDArray[Any] | None) -> None:
+        """Replace the rows from `first` on, given as they are stored, by plain writes. Raises OSError where the disk refuses."""
+        self.numbers.write(first, numbers)
+        if isinstance(self.scales, Matrix):
+            assert scales is not None
+            self.scales.write(first, scales)
+
     def blocks(self) -> Iterator[tuple[int, int]]:
         """All rows in stretches of about 16 MiB: (first, count)."""
         step = max(1, _BLOCK_BYTES // self.numbers.row_bytes)

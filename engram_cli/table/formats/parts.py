@@ -1,18 +1,37 @@
 """What all layouts of checkpoints do: find the tensors of each layer by their names, and hold them to what the config says."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from engram_cli.errors import ArtifactError
 from engram_cli.store.shards import Shards
-from engram_cli.store.tensors import Stored
+from engram_cli.store.tensors import Stored, TensorSpec
 from engram_cli.table.config import FoundHash
 from engram_cli.table.layout import LayerLayout, plan_layout
 from engram_cli.table.stored import WRONG_GRAM
 
 _LAYER = re.compile(r"(?:^|\.)layers\.([0-9]{1,9})\.")
+
+
+class RowTensors(NamedTuple):
+    """The tensors that hold a layer's rows, by name: its numbers (end to end), their scales, and the constants of its hash.
+
+    `scales` is one tensor, of as many rows as the numbers or of the one scale of all; empty where the row type has none.
+    """
+
+    numbers: Mapping[str, TensorSpec]
+    scales: Mapping[str, TensorSpec]
+    constants: Mapping[str, npt.NDArray[np.int64]]
+
+    @property
+    def specs(self) -> dict[str, TensorSpec]:
+        """All of them."""
+        return {**self.numbers, **self.scales, **{name: TensorSpec("I64", each.shape) for name, each in self.constants.items()}}
 
 
 def plan_layers(found: FoundHash, shards: Shards) -> tuple[LayerLayout, ...]:

@@ -6,22 +6,28 @@ to what follows from the config. Extras (`hashstats_*`, `token_lookup`) are left
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from engram_cli.errors import ArtifactError
+from engram_cli.recipe import HashRecipe
 from engram_cli.store.matrix import Matrix
 from engram_cli.store.shards import Shards
-from engram_cli.store.tensors import Stored
+from engram_cli.store.tensors import Stored, TensorSpec
 from engram_cli.table.config import FoundHash
-from engram_cli.table.formats.parts import expect, find_prefixes, plan_layers, whole
+from engram_cli.table.formats.parts import RowTensors, expect, find_prefixes, plan_layers, whole
 from engram_cli.table.layout import LayerLayout
-from engram_cli.table.row_types import ROW_TYPES, Floats
+from engram_cli.table.row_types import ROW_TYPES, Floats, RowType
 from engram_cli.table.rows import Rows
 from engram_cli.table.stored import WRONG_GRAM, StoredLayer
 
 PATTERN = r"(?P<prefix>(?:.*\.)?)ngram_embedding\.shard_[0-9]+\.weight"
+PREFIX = "model.language_model.layers.{}.ple.ple_embedding."
 TYPES = {"F8_E4M3": "fp8-scalar", "BF16": "bf16", "F16": "f16", "F32": "f32"}
+_TYPE_NAMES = {"fp8-scalar": "float8_e4m3fn", "bf16": "bfloat16", "f16": "float16", "f32": "float32"}  # as torch has them
+_PARTS = 128  # that a new table is split into, as the published one, or as many as it has rows
 _SCALE_TYPES = ("BF16", "F32", "F16")
 
 
@@ -76,14 +82,18 @@ def _scale(name: str, shards: Shards) -> Floats:
     return scale
 
 
-def _constants(prefix: str, layout: LayerLayout, shards: Shards) -> Iterator[tuple[str, Stored]]:
-    """What the checkpoint itself says of its hash, where it does."""
-    wanted = {
+def _hash_constants(layout: LayerLayout) -> dict[str, tuple[int, ...]]:
+    """What a checkpoint says of its own hash, beside its config."""
+    return {
         "layer_multipliers": layout.multipliers_N,
         "ngram_heads_vocab_sizes": layout.primes_H,
         "ngram_heads_offsets": layout.offsets_H,
     }
-    for name, numbers in wanted.items():
+
+
+def _constants(prefix: str, layout: LayerLayout, shards: Shards) -> Iterator[tuple[str, Stored]]:
+    """What the checkpoint itself says of its hash, where it does."""
+    for name, numbers in _hash_constants(layout).items():
         if prefix + name in shards.headers:
             stored = expect(shards, prefix + name, ("I64",), (len(numbers),), WRONG_GRAM)
             for place, (number, found) in enumerate(zip(numbers, Matrix([stored]).read(0, len(numbers)).tolist(), strict=True)):
@@ -93,3 +103,38 @@ def _constants(prefix: str, layout: LayerLayout, shards: Shards) -> Iterator[tup
                         f"{found}: {WRONG_GRAM}; config and shards of one checkpoint belong together: fetch it again"
                     )
             yield prefix + name, stored
+
+
+def make_config(hash: HashRecipe, dim: int, vocab: int, pad: int, rows: Sequence[int]) -> dict[str, Any]:
+    """What config.json says of a table; the hash must be one that this layout can tell."""
+    text = {
+        "vocab_size": vocab,
+        "eos_token_id": pad,
+        "ple_layer_ids": list(hash.layers),
+        "ple_embed_dim": dim * hash.heads * len(hash.orders),
+        "ngram_size": max(hash.orders),
+        "heads_per_ngram": hash.heads,
+        "ngram_vocab_size_base": hash.size[0],
+        "make_ngram_vocab_size_divisible_by": hash.multiple,
+        "split_ngram_parts": min(_PARTS, *rows),
+        "seed": hash.seed,
+    }
+    return {"model_type": "qwen4_exp", "text_config": text}
+
+
+def set_type(config: dict[str, Any], type: RowType) -> None:
+    """Put the type of rows into the part of a config that speaks of the language model."""
+    config["ple_embedding_dtype"] = _TYPE_NAMES[type.name]
+
+
+def plan_tensors(prefix: str, layer: LayerLayout, dim: int, type: RowType, config: Mapping[str, Any]) -> RowTensors:
+    """The tensors that hold a layer's rows, split as the config says."""
+    parts = whole(config, "split_ngram_parts") or 1
+    step = -(-layer.rows // parts)
+    counts = [max(0, min(step, layer.rows - part * step)) for part in range(parts)]
+    numbers = {
+        f"{prefix}ngram_embedding.shard_{part}.weight": TensorSpec(type.numbers, (count, dim)) for part, count in enumerate(counts)
+    }
+    scales = {f"{prefix}ngram_embedding.weight_scale": TensorSpec("F32", (1,))} if type.scales else {}
+    constants = {prefix + name: np.array(values, np.int64) for name, values in _hash_constants(layer).items()}
+    return RowTensors(numbers, scales, constants)

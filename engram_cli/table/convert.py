@@ -1,0 +1,132 @@
+"""The rows of a layer from one place to another, and from one row type to another, in blocks: memory does not grow with the table.
+
+    for done in stream(source, target, error, first=0): ...     done: rows that are written, in order
+    error.relative                                               what rounding took
+
+Equal types are copied as they are stored. Else blocks are decoded and encoded, on two threads: numpy lets others run while it
+computes. What a reader of the new table sees is decoded again and compared, so that the error is measured and not estimated; only
+for f32, which holds all types, there is nothing to measure. A pass goes on from any row, with the sums up to there.
+Shapes: R rows of a block, E numbers per row.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from engram_cli.table.row_types import Floats
+from engram_cli.table.rows import Rows
+
+_THREADS = 2
+_AHEAD = 4  # blocks that are worked on or wait to be told of
+_NUMBERS = 1 << 19  # of a block: in f32 it stays in the cache of a core
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+@dataclass
+class RoundingError:
+    """What a change of type did to rows so far.
+
+    squared, power: sums of squares of differences and of numbers, over those that are finite before and after; worst, worst_row:
+    the largest relative RMS error of a row, and which; saturated: numbers beyond the ends of the new type: finite before and not
+    after, or the other way round; not_finite: NaN and infinities before.
+    """
+
+    squared: float = 0.0
+    power: float = 0.0
+    worst: float = 0.0
+    worst_row: int = -1
+    saturated: int = 0
+    not_finite: int = 0
+
+    @property
+    def relative(self) -> float:
+        """RMS of the differences by RMS of the numbers."""
+        return math.sqrt(self.squared / self.power) if self.power else 0.0
+
+    def add(self, other: "RoundingError") -> None:
+        """Count in a later block."""
+        self.squared += other.squared
+        self.power += other.power
+        self.saturated += other.saturated
+        self.not_finite += other.not_finite
+        if other.worst > self.worst:
+            self.worst, self.worst_row = other.worst, other.worst_row
+
+
+def rounding_error(first: int, before_RE: Floats, after_RE: Floats) -> RoundingError:
+    """The error of a block whose first row is `first`."""
+    with np.errstate(all="ignore"):  # rows that are not finite, or whose squares are not, are done again below
+        change_RE = after_RE - before_RE
+        squared_R = np.einsum("re,re->r", change_RE, change_RE).astype(np.float64)
+        power_R = np.einsum("re,re->r", before_RE, before_RE).astype(np.float64)
+    saturated = not_finite = 0
+    odd = np.flatnonzero(~(np.isfinite(squared_R) & np.isfinite(power_R)))
+    if len(odd):
+        before, after = before_RE[odd].astype(np.float64), after_RE[odd].astype(np.float64)
+        was, is_now = np.isfinite(before), np.isfinite(after)
+        both = was & is_now
+        before, after = np.where(both, before, 0), np.where(both, after, 0)
+        squared_R[odd], power_R[odd] = ((after - before) ** 2).sum(1), (before**2).sum(1)
+        saturated, not_finite = int((was != is_now).sum()), int((~was).sum())
+    relative_R = np.sqrt(np.divide(squared_R, power_R, out=np.zeros_like(squared_R), where=power_R > 0))
+    worst = int(relative_R.argmax())
+    return RoundingError(
+        float(squared_R.sum()), float(power_R.sum()), float(relative_R[worst]), first + worst, saturated, not_finite
+    )
+
+
+def largest_number(rows: Rows) -> Iterator[tuple[int, float]]:
+    """The largest finite magnitude, block by block: (rows seen, of the block)."""
+
+    def largest(block: tuple[int, int]) -> tuple[int, float]:
+        sizes = np.abs(rows.read(*block))
+        size = sizes.max()
+        return sum(block), float(size if np.isfinite(size) else np.max(sizes, where=np.isfinite(sizes), initial=0))
+
+    yield from in_order(largest, _blocks(rows, 0))
+
+
+def stream(source: Rows, target: Rows, error: RoundingError, first: int = 0) -> Iterator[int]:
+    """Write the rows of `source` from `first` on into `target`, adding to `error`; yields how many rows are written, in order.
+
+    Raises ArtifactError where a source was cut, OSError where the disk refuses.
+    """
+    copied, exact = source.type is target.type, target.type.name == "f32"
+    scale = target.scales if isinstance(target.scales, np.ndarray) else None
+
+    def move(block: tuple[int, int]) -> tuple[int, RoundingError]:
+        if copied:
+            target.write_stored(block[0], *source.read_stored(*block))
+            return sum(block), RoundingError()
+        before_RE = source.read(*block)
+        numbers, scales = target.type.encode(before_RE, scale)
+        target.write_stored(block[0], numbers, scales)
+        return sum(block), RoundingError() if exact else rounding_error(block[0], before_RE, target.type.decode(numbers, scales))
+
+    for done, more in in_order(move, _blocks(source, first)):
+        error.add(more)
+        yield done
+
+
+def _blocks(rows: Rows, first: int) -> Iterator[tuple[int, int]]:
+    """(first, count) of the blocks from `first` on."""
+    step = max(1, _NUMBERS // rows.dim)
+    return ((start, min(step, rows.count - start)) for start in range(first, rows.count, step))
+
+
+def in_order(work: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
+    """`work` done on two threads, a few items ahead; results come in order."""
+    waiting: deque[Future[_Out]] = deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
