@@ -26,6 +26,7 @@ def command(
     gram: Annotated[
         str | None, typer.Option("--gram", metavar="TEXT", help="The rows of one gram; --ngrams: what shares them.")
     ] = None,
+    stats: Annotated[bool, typer.Option("--stats", help="Read all rows of a table once: norms, zeros, scales.")] = False,
     ngrams: Annotated[Path | None, typer.Option("--ngrams", metavar="NGRAMS", help="The n-grams that are asked about.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Save the report, with a picture where there is one to draw.")
@@ -42,8 +43,8 @@ def command(
     A checkpoint is a directory as models are published in: config.json, safetensors, tokenizer.json. Its table is found and held to
     its config and its tokenizer, and no row of it is read.
 
-    Of any table, an artifact or a checkpoint, one question more may be asked: --text, --row or --gram. None of them reads
-    more than the rows that are shown; with --ngrams the counts of one order are read once.
+    Of any table, an artifact or a checkpoint, one question more may be asked: --text, --row, --gram or --stats. The first three
+    read no more than the rows that are shown, and with --ngrams the counts of one order once; --stats reads every row once.
 
     \b
     Example:
@@ -55,12 +56,13 @@ def command(
       engram inspect checkpoints/deepseek-v4.1 --text "Only Alexander the Great"
       engram inspect demo/table --row 1:12345 --ngrams demo/ngrams
       engram inspect demo/table --gram "of the" --ngrams demo/ngrams
+      engram inspect demo/table --stats --ngrams demo/ngrams --out demo/stats
     """
     from engram_cli.commands.terminal import progress, show
     from engram_cli.report.report import write_report
     from engram_cli.store.artifact import check_out
 
-    questions = {"--text": text, "--row": row, "--gram": gram}
+    questions = {"--text": text, "--row": row, "--gram": gram, "--stats": stats or None}
     asked = [name for name, value in questions.items() if value is not None]
     if len(asked) > 1:
         raise typer.BadParameter(f"one question at a time, but {' and '.join(asked)} are given; ask for each by itself")
@@ -101,11 +103,14 @@ def _answer(
     from engram_cli.corpus.artifact import open_ngrams
     from engram_cli.report.lookup import look_up_gram, look_up_text, open_lookup
     from engram_cli.report.row import look_at_row
+    from engram_cli.report.table_stats import table_statistics
     from engram_cli.table.formats import open_stored_table
 
     stored = open_stored_table(path)
     counted = None if ngrams is None else open_ngrams(ngrams)
-    if question == "--row":
+    if question == "--stats":
+        report = table_statistics(stored, counted, progress)
+    elif question == "--row":
         report = look_at_row(stored, value, counted, progress)
     elif question == "--gram":
         report = look_up_gram(open_lookup(stored, counted), value, progress)

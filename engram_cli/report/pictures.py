@@ -149,6 +149,40 @@ def _draw_ngrams(report: Report, directory: Path) -> Path:
     return save_figure(figure, directory / "ngrams.png")
 
 
+def _draw_table(report: Report, directory: Path) -> Path:
+    """What rows hold, a line for each layer and order: rows by norm, scales by size; zero and untouched rows head by head."""
+    figure, axes = new_figure(1, 3, 13.5, 4.3)
+    for axis, name, x, y in ((axes[0, 0], "norms", "from", "rows"), (axes[0, 1], "scales", "scale", "scales")):
+        groups: dict[tuple[int, int], dict[float, int]] = {}
+        for record in report.tables[name].to_pylist():
+            group = groups.setdefault((record["layer"], record["order"]), {})
+            if record[x] > 0:
+                group[record[x]] = group.get(record[x], 0) + record[y]
+        for ((layer, order), group), colour in zip(groups.items(), COLOURS, strict=False):
+            line = sorted(group.items())
+            axis.plot(
+                *zip(*line, strict=True), "o-", color=colour, markersize=3, label=f"layer {layer}, {order}-grams"
+            ) if line else None
+        if any(groups.values()):
+            axis.set(xscale="log", yscale="log")
+            axis.legend(frameon=False, fontsize=8.5)
+    axes[0, 0].set(xlabel="norm of a row", ylabel="rows", title="Norms")
+    axes[0, 1].set(xlabel="scale", ylabel="scales", title="Scales")
+    heads = report.tables["heads"].to_pylist()
+    for key, label, marker, colour in (
+        ("zero_rows", "all zero", "o", COLOURS[0]),
+        ("never_touched", "never touched", "s", COLOURS[1]),
+    ):
+        shares = [100 * record[key] / record["rows"] for record in heads]
+        axes[0, 2].plot(range(len(heads)), shares, marker, color=colour, markersize=5, fillstyle="none", label=label)
+    axes[0, 2].set(
+        ylim=(-3, 105), xlabel="heads, by layer and order", ylabel="share of the head's rows, %", title="Rows without use"
+    )
+    axes[0, 2].legend(frameon=False, fontsize=8.5)
+    figure.suptitle(report.title, fontsize=12, fontweight="bold")
+    return save_figure(figure, directory / "table.png")
+
+
 def _draw_orders(axis: Any, report: Report, name: str, x: str, y: str, scale: float = 1.0) -> None:
     """A line for each order from the columns `x`, on a logarithmic scale, and `y` of a table."""
     points = report.tables[name].to_pylist()
@@ -171,4 +205,5 @@ _PAINTERS: Mapping[str, Callable[[Report, Path], Path]] = {
     "bench": _draw_bench,
     "collisions": _draw_collisions,
     "ngrams": _draw_ngrams,
+    "table-stats": _draw_table,
 }

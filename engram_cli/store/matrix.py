@@ -83,14 +83,19 @@ class Matrix:
 
     def read(self, first: int, count: int) -> npt.NDArray[Any]:
         """Rows `first` to `first + count` as stored, copied: [count, E]. Raises ArtifactError where a file ends before them."""
-        assert 0 <= first <= first + count <= self.count
         stored_UB = np.empty((count, self.row_bytes), np.uint8)
+        self.fill(first, stored_UB)
+        return stored_UB.view(self.type).reshape(count, *self.row_shape)
+
+    def fill(self, first: int, stored_UB: Bytes) -> None:
+        """As `read`, into u8 [count, row_bytes], for passes that read into the same memory again and again."""
+        count = len(stored_UB)
+        assert 0 <= first <= first + count <= self.count
         for part in self._parts:
             start, stop = max(first, part.first), min(first + count, part.first + len(part.bytes_RB))
             if start < stop:
                 target = stored_UB[start - first : stop - first].reshape(-1)
                 part.file.read(part.offset + (start - part.first) * self.row_bytes, target)
-        return stored_UB.view(self.type).reshape(count, *self.row_shape)
 
     def put(self, ids_U: Ids | slice, stored_UE: npt.NDArray[Any]) -> None:
         """Replace rows (distinct ids, or a stretch) of a matrix that is one tensor. Raises ArtifactError where the file was cut."""

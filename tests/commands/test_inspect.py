@@ -62,6 +62,14 @@ def test_a_table_is_looked_into(table_path: Path, tmp_path: Path, capsys: Output
     assert capsys.readouterr().out == shown
 
 
+def test_all_rows_of_a_table_are_weighed(table_path: Path, tmp_path: Path, capsys: Output) -> None:
+    assert run(["inspect", str(table_path), "--stats", "--out", str(tmp_path / "stats")]) == 0
+    shown = capsys.readouterr()
+    assert "Heads" in shown.out
+    assert "reading the rows of layer 0" in shown.err
+    assert "table.png" in open_artifact(tmp_path / "stats").manifest.files
+
+
 def test_questions_are_asked_one_at_a_time_and_of_a_table(table_path: Path, ngrams_path: Path, capsys: Output) -> None:
     for options, message in (
         ([str(table_path), "--text", "a", "--row", "0:1"], "one question at a time"),
