@@ -37,3 +37,17 @@ class Silent:
 
 
 SILENT: ProgressLike = Silent()
+
+
+class Stages:
+    """Numbers the stages of a run."""
+
+    def __init__(self, progress: ProgressLike, of: int) -> None:
+        self.progress = progress
+        self.number, self.of = 0, of
+
+    def next(self, text: str) -> ProgressLike:
+        """The next stage begins."""
+        self.number += 1
+        self.progress.stage(self.number, self.of, text)
+        return self.progress

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from engram_cli.corpus import windows
 from engram_cli.corpus.artifact import NGrams, open_ngrams
 from engram_cli.corpus.tokenizer import train_tokenizer
 from tests.corpora import make_documents, write_ngrams
@@ -23,6 +24,12 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in _SPOKEN_TO:
         monkeypatch.setenv(name, "")  # so that it is put back even where it is not set now
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _repetition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The corpora of tests are templates: what warns of repeated text would speak in each of them."""
+    monkeypatch.setattr(windows, "REPEATED", 1.0)
 
 
 @pytest.fixture(scope="session")

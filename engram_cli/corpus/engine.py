@@ -140,10 +140,11 @@ class Engine(Protocol):
     """Where the work of an extraction is done: `Local`, or a cluster (engine_ray.py).
 
     Its tasks are plain functions of what they are given, so that one may be done anywhere, and again where it was lost. processes:
-    how many share the memory of a machine.
+    how many share the memory of a machine; threads: how many tasks at once.
     """
 
     processes: int
+    threads: int
 
     def encoder(self, tokenizer: Tokenizer, sample: Sequence[str], dtype: npt.DTypeLike, end: int | None) -> Encoder:
         """What `choose_encoder` gives, or what has its texts encoded by such."""
@@ -191,10 +192,10 @@ class Local:
             finally:
                 pool.put(buffers)  # others wait for it, also where this one failed
 
-        return _in_order((partial(count, stretch) for stretch in stretches), self.threads)
+        return in_order((partial(count, stretch) for stretch in stretches), self.threads)
 
     def merge(self, ranges: Iterable[Range]) -> Iterator[Rows]:
-        return _in_order((partial(merge_range, part) for part in ranges), self.threads)
+        return in_order((partial(merge_range, part) for part in ranges), self.threads)
 
 
 def open_engine(name: str, address: str | None, threads: int | None) -> AbstractContextManager[Engine]:
@@ -296,7 +297,7 @@ def _all(parts: list[Rows]) -> Rows:
     return Rows(np.concatenate([part.key for part in parts]), np.concatenate(tops) if tops else None, parts[0].counts)
 
 
-def _in_order(work: Iterable[Callable[[], _T]], threads: int) -> Iterator[_T]:
+def in_order(work: Iterable[Callable[[], _T]], threads: int) -> Iterator[_T]:
     """The results in order, made on so many threads (one: on this), few ahead of what is taken."""
     if threads == 1:
         yield from (call() for call in work)

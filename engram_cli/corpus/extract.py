@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import xxhash
 from tokenizers import Tokenizer
 
-from engram_cli.corpus import curves, engine, ngrams
+from engram_cli.corpus import curves, engine, ngrams, windows
 from engram_cli.corpus.artifact import TOKENIZER, ngrams_file
 from engram_cli.corpus.budget import Budget, share_out
 from engram_cli.corpus.cascade import Tally
@@ -33,7 +33,7 @@ from engram_cli.corpus.tokenizer import load_tokenizer
 from engram_cli.corpus.tokens import TokenFiles
 from engram_cli.corpus.vocabulary import Vocabulary, make_vocabulary, train
 from engram_cli.errors import ClusterError, CorpusError, RecipeError, ResourceError
-from engram_cli.progress import SILENT, ProgressLike
+from engram_cli.progress import SILENT, ProgressLike, Stages
 from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, partial_path, scratch_path, write_artifact
 from engram_cli.store.manifest import FILE_NAME as MANIFEST
 from engram_cli.store.resources import format_bytes, free_memory, release_memory
@@ -125,7 +125,7 @@ def _extract(
     """Fill `draft`, going on from what lies there; given: the tokenizer that the settings name."""
     (draft.path / MANIFEST).unlink(missing_ok=True)
     checkpoint = Checkpoint(draft.scratch, settings.identity | {"corpus": _identity(corpus)})
-    stages = _Stages(progress, 3 if settings.train_vocab is None else 4)
+    stages = Stages(progress, 4 if settings.train_vocab is None else 5)
     sources = _spooled(corpus, draft.scratch / "spools")
     file = _tokenizer(sources, settings, means.memory, draft.scratch, stages)
     vocabulary = make_vocabulary(file, given or load_tokenizer(file), settings, progress)
@@ -139,9 +139,12 @@ def _extract(
         TokenFiles(draft, vocabulary.vocab, vocabulary.end, settings.held_out, checkpoint, seen) as tokens,
         ThreadPoolExecutor(1) as meanwhile,
     ):
-        compiling = meanwhile.submit(engine.compile_kernels, packing, tokens.dtype, draft.scratch)
+        compiling = [
+            meanwhile.submit(engine.compile_kernels, packing, tokens.dtype, draft.scratch),
+            meanwhile.submit(windows.compile_sampling, tokens.dtype, draft.scratch),
+        ]
         if budget.room < _BOTH:
-            compiling.result()  # one after the other: both together were above 512 MiB
+            wait(compiling)  # one after the other: both together were above 512 MiB
             release_memory()
         stages.next(f"encoding ({_expected_disk(sources, settings)})")
         tokens.watch = lambda documents: budget.watch(documents, engine.least_memory(documents, packing))
@@ -149,11 +152,13 @@ def _extract(
         release_memory()
         _refuse_changed(corpus)
         _tell_what_is_missing(reader, tokens, settings.held_out, progress)
-        compiling.result()
+        for kernels in compiling:
+            kernels.result()
+        shares = _sample(tokens, vocabulary, settings, means, draft, stages)
         tallies = _count(tokens, vocabulary, packing, settings, means, draft, stages)
         vocabulary.write(draft)
         draft.inputs["corpus"] = tokens.finish([source.name for source in sources])
-    draft.facts = _facts(tokens, vocabulary, settings, dict(enumerate(tallies, 1)))
+    draft.facts = _facts(tokens, vocabulary, settings, dict(enumerate(tallies, 1))) | shares
 
 
 def _identity(corpus: Sources) -> str:
@@ -224,20 +229,7 @@ def _expected_disk(sources: Sources, settings: Settings) -> str:
     return f"about {format_bytes(2 * tokens + 16 * grams)} of disk needed, {format_bytes(3 * tokens)} of --tmp if memory is short"
 
 
-class _Stages:
-    """Numbers the stages of a run."""
-
-    def __init__(self, progress: ProgressLike, of: int) -> None:
-        self.progress = progress
-        self.number, self.of = 0, of
-
-    def next(self, text: str) -> ProgressLike:
-        self.number += 1
-        self.progress.stage(self.number, self.of, text)
-        return self.progress
-
-
-def _tokenizer(sources: Sources, settings: Settings, memory: int, work: Path, stages: _Stages) -> Path:
+def _tokenizer(sources: Sources, settings: Settings, memory: int, work: Path, stages: Stages) -> Path:
     """The tokenizer.json that was given, or one that is trained (or was, before it was killed)."""
     if settings.train_vocab is None:
         assert settings.tokenizer is not None
@@ -273,6 +265,16 @@ def _tell_what_is_missing(reader: Reader | ReadyReader, tokens: TokenFiles, held
         )
 
 
+def _sample(
+    tokens: TokenFiles, vocabulary: Vocabulary, settings: Settings, means: Means, draft: Draft, stages: Stages
+) -> dict[str, Any]:
+    """Sample windows and write them; the shares that they tell."""
+    progress = stages.next("looking for repeated text")
+    training, held_out = (tokens.stored(vocabulary.token_map.canonical_V, held_out) for held_out in (False, True))
+    sampled = windows.sample(training, held_out, settings.orders, min(means.engine.threads, engine.cores()), progress)
+    return windows.write(draft, sampled, progress)
+
+
 def _count(
     tokens: TokenFiles,
     vocabulary: Vocabulary,
@@ -280,7 +282,7 @@ def _count(
     settings: Settings,
     means: Means,
     draft: Draft,
-    stages: _Stages,
+    stages: Stages,
 ) -> list[Tally]:
     """Count all orders and write them; what was written, by order."""
     progress = stages.next(f"counting {settings.orders}-grams")

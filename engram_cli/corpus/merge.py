@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from engram_cli.corpus import curves, tokens
+from engram_cli.corpus import curves, tokens, windows
 from engram_cli.corpus.artifact import TOKEN_MAP, TOKENIZER, NGrams, ngrams_file, open_ngrams
 from engram_cli.corpus.engine import cores
 from engram_cli.corpus.extract import extract
@@ -64,7 +64,8 @@ def merge(
             spectra[order] = _counts(sums[order], order, pair[0].bits, draft, progress)
         copied.result()
         draft.table(curves.FILE, curves.to_arrow(spectra))
-        draft.facts = _facts(pair) | {
+        sampled = windows.combine(ngrams.artifact.table(windows.FILE, schema.WINDOWS) for ngrams in pair)
+        draft.facts = _facts(pair) | windows.write(draft, sampled, progress) | {
             "distinct": {str(order): spectra[order].distinct for order in orders},
             "singletons": {str(order): spectra[order].singletons for order in orders},
         }

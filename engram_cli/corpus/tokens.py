@@ -232,10 +232,10 @@ class TokenFiles:
         self.encoder = encoder.name
         return encoder, _after(chain(first, documents), self.read)
 
-    def stored(self, canonical_V: npt.NDArray[np.uint32]) -> Tokens:
-        """The training tokens as counting takes them."""
-        self.training.ids.flush()
-        part = self.training
+    def stored(self, canonical_V: npt.NDArray[np.uint32], held_out: bool = False) -> Tokens:
+        """The training tokens, or those held out, as counting takes them."""
+        part = self.held_out if held_out else self.training
+        part.ids.flush()
         return Tokens(part.ids.path, part.ids.begin, self.dtype, part.tokens, part.starts_D, canonical_V)
 
     def finish(self, sources: Sequence[str]) -> str:

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from engram_cli.corpus import curves
+from engram_cli.corpus import curves, windows
 from engram_cli.corpus.artifact import NGrams, ngrams_file
 from engram_cli.corpus.ngrams import WideGrams
 from engram_cli.corpus.ready_files import column_reader
 from engram_cli.errors import ArtifactError
 from engram_cli.report.report import Measure, Report, Scalar, column, table
-from engram_cli.store.schema import SPECTRUM, ngrams_schema
+from engram_cli.store.schema import SPECTRUM, WINDOWS, ngrams_schema
 
 _TOP = 10  # grams of each order
 _BLOCK = 1 << 20  # rows
@@ -40,6 +40,18 @@ ZIPF = [
     column("rank", pa.int64(), "grams"),  # by frequency, the most frequent gram first
     column("count", pa.int64(), "tokens"),  # occurrences of the gram of that rank
 ]
+FOLDING = [
+    column("order", pa.int32()),
+    column("distinct", pa.int64(), "grams"),
+    column("before_folding", pa.int64(), "grams"),  # different grams of raw ids, estimated
+    column("merged", pa.float64(), "share"),  # of those
+    column("merged_within", pa.float64(), "share"),  # twice the standard error
+]
+REPETITION = [
+    column("windows", pa.string(), "text"),
+    column("share", pa.float64(), "share"),
+    column("within", pa.float64(), "share"),  # twice the standard error
+]
 _SCREEN = 12  # rows of a curve shown
 TOP = [
     column("order", pa.int32()),
@@ -53,9 +65,15 @@ def summarise(ngrams: NGrams) -> Report:
     """What `ngrams` counted. Raises ArtifactError where a file is missing or damaged."""
     facts = ngrams.artifact.manifest.facts
     notes = [] if facts["held_out_documents"] else ["No document is held out: nothing can be evaluated on this corpus."]
-    spectra = _spectra(ngrams)
+    if text := windows.warning(facts):
+        notes.append(f"{text[0].upper()}{text[1:]}.")
+    spectra, sampled = _spectra(ngrams), windows.by_length(ngrams.artifact.table(windows.FILE, WINDOWS))
     tables = {
         "orders": table(ORDERS, _orders(facts, spectra), title="Grams"),
+        "folding": table(FOLDING, _folding(sampled, spectra), title="What folding merged, estimated"),
+        "repetition": table(
+            REPETITION, _repetition(sampled), title=f"Windows of {windows.WINDOW} tokens that are repeated, estimated"
+        ),
         "top": table(TOP, (record for order in ngrams.orders for record in _top(ngrams, order)), title="Most frequent grams"),
         "coverage": table(COVERAGE, _coverage(spectra), title="What the most frequent grams hold", limit=_SCREEN),
         "growth": table(GROWTH, _growth(spectra), title="Distinct grams among fewer tokens", limit=0),
@@ -102,6 +120,23 @@ def _orders(facts: Any, spectra: Mapping[int, curves.Curve]) -> Iterator[dict[st
         distinct, singletons = facts["distinct"][str(order)], facts["singletons"][str(order)]
         record = {"order": order, "distinct": distinct, "singletons": singletons, "singleton_share": singletons / max(1, distinct)}
         yield record | {"growth": spectra[order].exponent()}
+
+
+def _folding(sampled: Mapping[int, windows.Sampled], spectra: Mapping[int, curves.Curve]) -> Iterator[dict[str, Any]]:
+    for order in sorted(sampled.keys() & spectra.keys()):
+        merged, distinct = sampled[order].merged, spectra[order].distinct
+        if merged is not None:
+            before = round(distinct / (1 - merged.share))
+            record = {"order": order, "distinct": distinct, "before_folding": before}
+            yield record | {"merged": merged.share, "merged_within": merged.within}
+
+
+def _repetition(sampled: Mapping[int, windows.Sampled]) -> Iterator[dict[str, Any]]:
+    longest = sampled.get(windows.WINDOW)
+    if longest is not None:
+        for label, estimate in (("had occurred before", longest.repeated), ("held out, and counted", longest.held_out_seen)):
+            if estimate is not None:
+                yield {"windows": label, "share": estimate.share, "within": estimate.within}
 
 
 def _coverage(spectra: Mapping[int, curves.Curve]) -> Iterator[dict[str, Any]]:

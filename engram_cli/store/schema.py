@@ -26,6 +26,16 @@ SPECTRUM = pa.schema(
         ("grams", pa.uint64()),  # how many grams of that order occur so often
     ]
 )
+WINDOWS = pa.schema(
+    [
+        ("length", pa.int32()),  # tokens of the window: the orders from 2, and 16
+        ("one_in", pa.uint64()),  # of the windows of that length one in so many is here, chosen by its canonical hash
+        ("canonical", pa.uint64()),  # hash of its canonical ids
+        ("raw", pa.uint64()),  # hash of its raw ids
+        ("count", pa.uint64()),  # occurrences in the training documents
+        ("held_out", pa.uint64()),  # occurrences in the held-out documents
+    ]
+)
 
 
 def tokens_schema(vocab: int) -> pa.Schema:

@@ -24,7 +24,8 @@ def test_the_summary_is_shown_and_stages_go_to_stderr(capsys: pytest.CaptureFixt
     for shown in ("bytes per token", "ids folded", "held-out documents", "Most frequent grams", "<|endoftext|>"):
         assert shown in captured.out
     assert [line.split(" (")[0] for line in captured.err.splitlines()] == [
-        "[1/4] training a tokenizer of 320 ids", "[2/4] encoding", "[3/4] counting 3-grams", "[4/4] writing orders 1 to 3",
+        "[1/5] training a tokenizer of 320 ids", "[2/5] encoding", "[3/5] looking for repeated text", "[4/5] counting 3-grams",
+        "[5/5] writing orders 1 to 3",
     ]  # fmt: skip
     assert "of disk needed" in captured.err
 

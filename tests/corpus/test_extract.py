@@ -175,9 +175,9 @@ def test_progress_tells_stages_and_ends_at_all(counted: Callable[..., NGrams]) -
     listener = Listener()
     counted(make_documents(50), orders=2, held_out=0.1, progress=listener)
     assert [stage.split("] ")[1].split(" (")[0] for stage in listener.stages] == [
-        "training a tokenizer of 300 ids", "encoding", "counting 2-grams", "writing orders 1 to 2"
+        "training a tokenizer of 300 ids", "encoding", "looking for repeated text", "counting 2-grams", "writing orders 1 to 2"
     ]  # fmt: skip
-    assert listener.stages[-1].startswith("[4/4]")
+    assert listener.stages[-1].startswith("[5/5]")
     assert listener.shares[-1] == 1
     assert not listener.warnings
 
