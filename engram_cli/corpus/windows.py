@@ -137,7 +137,7 @@ class Sampled:
         first_C = np.flatnonzero(np.append(True, canonical_R[1:] != canonical_R[:-1])[: len(canonical_R)])
         sums = [np.add.reduceat(values_R, first_C) if len(first_C) else values_R for values_R in (count_R, held_out_R, count_R > 0)]
         self.count_C, self.held_out_C, self.variants_C = (values.astype(np.float64) for values in sums)
-        self.unsampled = 1 - 1 / float(records["one_in"][0].as_py()) if len(first_C) else 0.0
+        self.unsampled = 1 - 1 / max(1, records["one_in"][0].as_py()) if len(first_C) else 0.0  # 0 where a file was forged
 
     @property
     def repeated(self) -> Estimate | None:

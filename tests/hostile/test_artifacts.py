@@ -250,6 +250,11 @@ NGRAM_LIES: Lies = {
         LOOKED,
         "adds up to the tokens",
     ),
+    "windows of which one in none is there": (
+        columns("windows.arrow", lambda t: t.set_column(1, t.schema.field(1), pa.array([0] * len(t), pa.uint64()))),
+        set(),
+        "",
+    ),
     "a spectrum without an order": (
         columns("spectrum.arrow", lambda t: t.slice(0, 1)),
         LOOKED,
