@@ -276,7 +276,7 @@ def verify_files(
     """
     records = artifact.manifest.files
     on_disk = {p.relative_to(artifact.path).as_posix() for p in artifact.path.rglob("*") if p.is_file()}
-    for name in [*records, *sorted(on_disk - set(records) - {manifests.FILE_NAME})]:
+    for name in [*records, *sorted(on_disk - set(records) - {manifests.FILE_NAME, manifests.DIGESTS})]:
         path = artifact.path / name
         found = FileRecord(path.stat().st_size, manifests.file_digest(path, read)) if name in on_disk else None
         yield name, records.get(name), found

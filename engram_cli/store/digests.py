@@ -18,13 +18,13 @@ from engram_cli.store.tensors import unique_keys
 KIND = "checkpoint"
 
 
-def open_checkpoint(directory: Path, sidecar: Path | None = None) -> Artifact:
-    """The files of a checkpoint as an artifact's, with the records of `sidecar` [default: DIGESTS in the directory] for a manifest;
+def open_checkpoint(directory: Path, digests: Path | None = None) -> Artifact:
+    """The files of a checkpoint as an artifact's, with the records of `digests` (None: DIGESTS in the directory) for a manifest;
     with none where there is no such file yet.
 
     Raises ArtifactError where it is there but cannot be read.
     """
-    path = sidecar or directory / DIGESTS
+    path = digests or directory / DIGESTS
     try:
         document = json.loads(path.read_bytes(), object_pairs_hook=unique_keys)
         files = {name: FileRecord(**record) for name, record in document.items()}
@@ -48,5 +48,5 @@ def write_digests(path: Path, records: Mapping[str, FileRecord]) -> None:
         os.replace(draft, path)
     except OSError as error:
         raise ArtifactError(
-            f"the digests of a checkpoint are recorded in {path}, but it cannot be written ({error.strerror}); give --sidecar FILE"
+            f"the digests of a checkpoint are recorded in {path}, but it cannot be written ({error.strerror}); give --digests FILE"
         ) from None

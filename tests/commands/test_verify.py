@@ -51,3 +51,31 @@ def test_what_is_no_artifact_is_an_error_and_nothing_is_read(table_path: Path, t
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
+
+
+def test_a_checkpoint_is_recorded_when_it_is_first_seen_and_compared_later(tmp_path: Path, capsys: Output) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"weights")
+    assert run(["verify", str(model)]) == 0
+    assert capsys.readouterr().out.startswith("2 of 2 files are seen for the first time")
+    assert run(["verify", str(model)]) == 0
+    assert capsys.readouterr().out.startswith("Every byte is what was written\n")
+    (model / "model.safetensors").write_bytes(b"weighty")
+    (model / "more").write_bytes(b"")
+    assert run(["verify", str(model), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)["tables"]["damaged"]
+    assert [(record["file"], record["state"]) for record in found] == [("model.safetensors", "changed"), ("more", "extra")]
+
+
+def test_digests_of_a_checkpoint_may_lie_elsewhere(tmp_path: Path, table_path: Path, capsys: Output) -> None:
+    model, digests = tmp_path / "model", tmp_path / "digests.json"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    assert run(["verify", str(model), "--digests", str(digests)]) == 0
+    assert {path.name for path in model.iterdir()} == {"config.json"}
+    digests.write_text("[]")
+    assert run(["verify", str(model), "--digests", str(digests)]) == 2
+    assert run(["verify", str(model), str(table_path), "--digests", str(digests)]) == 2
+    assert capsys.readouterr().err.count("engram: ") == 2
