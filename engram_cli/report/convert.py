@@ -128,16 +128,21 @@ class _State:
         draft.replace(self.path)
 
     def read(self) -> None:
-        """Raises ArtifactError where the run is another's."""
-        document = json.loads(self.path.read_bytes())
-        if document["fingerprint"] != self.fingerprint:
+        """Raises ArtifactError where the run is another's, or its note is damaged."""
+        try:
+            document = json.loads(self.path.read_bytes())
+            if document["fingerprint"] != self.fingerprint:
+                raise ArtifactError(
+                    f"--resume goes on with the same table and the same options, but {self.path.parent.parent} is of others; give "
+                    "those, or start anew with --force"
+                )
+            self.done = {int(number): done for number, done in document["done"].items()}
+            self.errors = {int(number): RoundingError(**error) for number, error in document["errors"].items()}
+            self.scales = {int(number): scale for number, scale in document["scales"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(
-                f"--resume goes on with the same table and the same options, but {self.path.parent.parent} is of others; give "
-                "those, or start anew with --force"
-            )
-        self.done = {int(number): done for number, done in document["done"].items()}
-        self.errors = {int(number): RoundingError(**error) for number, error in document["errors"].items()}
-        self.scales = {int(number): scale for number, scale in document["scales"].items()}
+                f"a stopped conversion notes how far it is in {self.path}, but it cannot be read ({error}); start anew, --force"
+            ) from None
 
 
 class _Notes:

@@ -171,8 +171,10 @@ def _top(ngrams: NGrams, order: int) -> Iterator[dict[str, Any]]:
     top_K, count_K = np.empty(0, np.int64), np.empty(0, np.uint64)
     for begin in range(0, rows, _BLOCK):
         block = counts(begin, min(begin + _BLOCK, rows))
-        least = np.partition(block, -_TOP)[-_TOP] if len(block) > _TOP else 0
-        frequent = np.flatnonzero(block >= least)
+        if len(count_K) == _TOP:  # of equal counts the earlier one stays
+            frequent = np.flatnonzero(block > count_K[-1])
+        else:
+            frequent = np.argsort(-block.astype(np.int64), kind="stable")[:_TOP]
         top_K, count_K = np.append(top_K, begin + frequent), np.append(count_K, block[frequent])
         kept = np.argsort(-count_K.astype(np.int64), kind="stable")[:_TOP]
         top_K, count_K = top_K[kept], count_K[kept]

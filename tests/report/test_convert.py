@@ -121,6 +121,12 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
         convert(deepseek, "engram", tmp_path / "out", dtype=dtype)
     with pytest.raises(ArtifactError, match="same options"):
         convert(deepseek, "engram", tmp_path / "out", dtype="f16", resume=True)
+    note = tmp_path / ".out.partial" / "scratch" / "convert.json"
+    whole_note = note.read_bytes()
+    note.write_bytes(whole_note[:-9])
+    with pytest.raises(ArtifactError, match="start anew with --force"):
+        convert(deepseek, "engram", tmp_path / "out", dtype=dtype, resume=True)
+    note.write_bytes(whole_note)
     report = convert(deepseek, "engram", tmp_path / "out", dtype=dtype, resume=True)
     assert files(tmp_path / "out") == files(tmp_path / "whole")
     assert report.tables["layers"] == whole_report.tables["layers"]
