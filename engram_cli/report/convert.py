@@ -141,7 +141,7 @@ class _State:
             self.scales = {int(number): scale for number, scale in document["scales"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(
-                f"a stopped conversion notes how far it is in {self.path}, but it cannot be read ({error}); start anew, --force"
+                f"a stopped conversion notes how far it is in {self.path}, but it cannot be read ({error}); start anew with --force"
             ) from None
 
 
