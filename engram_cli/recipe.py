@@ -24,6 +24,7 @@ BUILT_TYPES = ("f32", "f16", "bf16")  # that can be trained; the others are made
 BLOCK = 32  # numbers that share a scale in fp8-block
 OUR_HOST = "engram"
 INITS = ("counts", "random", "zero")
+CONVOLUTIONS = ("none", "zero", "random")
 _SEEDS = 1 << 63
 
 
@@ -102,12 +103,21 @@ class RowsRecipe:
 
 @dataclass(frozen=True)
 class MemoryRecipe:
-    """The module that looks up, gates and adds. signed_sqrt: the demo's square root on the gate's score."""
+    """The module that looks up, gates and adds.
+
+    signed_sqrt: the demo's square root on the gate's score; convolution: the short one over what the gates let through, none, or
+    starting from zero (the paper) or random weights (the demo); biases: of keys and value (the demo has them, DeepSeek-V4.1 not);
+    norm_eps: added to the mean square by the norms of the gate (the demo: 1.1920929e-07). Its branches are the host's.
+    """
 
     signed_sqrt: bool = True
+    convolution: str = "none"
+    biases: bool = False
+    norm_eps: float = 1e-6
 
     def check(self) -> None:
-        """Any value is fine."""
+        _rule(self.convolution in CONVOLUTIONS, "memory.convolution", f"one of {', '.join(CONVOLUTIONS)}", self.convolution)
+        _rule(0 < self.norm_eps < 1, "memory.norm_eps", "above 0 and below 1", self.norm_eps)
 
 
 @dataclass(frozen=True)

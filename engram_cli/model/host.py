@@ -4,7 +4,7 @@ Without memories, or called without what they looked up, it is *plain*: the same
 gate at zero. Shapes: B batch, T tokens, S cached tokens, K attention heads, C numbers per attention head, D width, V vocabulary.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +17,19 @@ _ROPE_BASE = 10_000.0
 
 
 class Cache:
-    """Keys and values of every layer for the tokens seen so far: [layers, 2, B, K, context, C], of which `length` are filled."""
+    """What a host keeps of the tokens seen so far, of which there are `length`; a smaller `length` takes the newest back.
+
+    store: keys and values of every layer, [layers, 2, B, K, context, C]; convolved: layer -> inputs of its memory's convolution,
+    [B, context, 1, D], where it has one. All passes over one cache look up at the same layers.
+    """
 
     def __init__(self, host: "Host", batch: int = 1) -> None:
         recipe = host.recipe
         shape = (recipe.layers, 2, batch, recipe.heads, recipe.context, recipe.width // recipe.heads)
         self.store = host.embedding.weight.new_zeros(shape)
+        self.convolved = {
+            layer: host.embedding.weight.new_zeros(batch, recipe.context, 1, recipe.width) for layer in host.convolved_layers
+        }
         self.length = 0
 
     @property
@@ -36,6 +43,19 @@ class Cache:
         self.store[layer, 0, :, :, self.length : end] = key_BKTC
         self.store[layer, 1, :, :, self.length : end] = value_BKTC
         return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
+
+    def past(self, layer: int) -> Tensor | None:
+        """What one layer's convolution has taken in up to here, [B, S, 1, D]; None where it has none."""
+        return self.convolved[layer][:, : self.length] if layer in self.convolved else None
+
+    def take_in(self, layer: int, inputs_BTGD: Tensor) -> None:
+        """Store what one layer's convolution took in."""
+        self.convolved[layer][:, self.length : self.length + inputs_BTGD.shape[1]] = inputs_BTGD
+
+    def reorder(self, places: Sequence[int]) -> None:
+        """Let text number i go on from what was kept of text number `places[i]`: for beam search, and to make one text several."""
+        self.store = self.store[:, :, list(places)]
+        self.convolved = {layer: inputs[list(places)] for layer, inputs in self.convolved.items()}
 
 
 class Attention(nn.Module):
@@ -122,6 +142,11 @@ class Host(nn.Module):
         """Layers that carry a memory."""
         return tuple(int(layer) for layer in self.memories)
 
+    @property
+    def convolved_layers(self) -> tuple[int, ...]:
+        """Layers whose memory has a convolution."""
+        return tuple(int(layer) for layer, memory in self.memories.items() if memory.convolution is not None)
+
     def host_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Named parameters of the transformer itself, memories left out."""
         return ((name, p) for name, p in self.named_parameters() if not name.startswith("memories."))
@@ -144,21 +169,28 @@ class Host(nn.Module):
         hidden_BTD = self.embedding(tokens_BT)
         for layer, block in enumerate(self.blocks):
             if memory is not None and layer in memory:
-                addition_BTD, gate_BT1 = self.memories[str(layer)](hidden_BTD, memory[layer])
-                self.gates[layer] = gate_BT1.detach()
-                hidden_BTD = hidden_BTD + addition_BTD
+                hidden_BTD = hidden_BTD + self._remember(layer, hidden_BTD, memory[layer], cache)
             hidden_BTD = block(hidden_BTD, rotation_TC, layer, cache)
         if cache is not None:
             cache.length = last
         normed: Tensor = self.final_norm(hidden_BTD)
         return normed
 
+    def _remember(self, layer: int, hidden_BTD: Tensor, memory_BTM: Tensor, cache: Cache | None) -> Tensor:
+        """What the memory of `layer` adds, [B, T, D]."""
+        past_BSGD = cache.past(layer) if cache is not None else None
+        addition_BTD, gate_BT1, inputs_BTGD = self.memories[str(layer)](hidden_BTD, memory_BTM, past_BSGD)
+        if cache is not None and inputs_BTGD is not None:
+            cache.take_in(layer, inputs_BTGD)
+        self.gates[layer] = gate_BT1.detach()
+        return addition_BTD  # type: ignore[no-any-return]
+
 
 def initialise(host: Host, generator: torch.Generator) -> None:
     """Random weights: normal with standard deviation 0.02 for the embedding, 1/sqrt(fan-in) for the rest, and residual outputs
     scaled by 1/sqrt(2 * layers), so that the residual stream does not grow with depth (GPT-2's rule)."""
     shrink = (2 * host.recipe.layers) ** -0.5
-    for name, parameter in host.named_parameters():
+    for name, parameter in host.host_parameters():
         if parameter.ndim < 2:
             nn.init.ones_(parameter)
             continue
@@ -166,6 +198,9 @@ def initialise(host: Host, generator: torch.Generator) -> None:
         if name.endswith(("attention.output.weight", "feed_forward.down.weight")):
             deviation *= shrink
         nn.init.normal_(parameter, std=deviation, generator=generator)
+    for layer in host.memory_layers:
+        memory: Memory = host.memories[str(layer)]  # type: ignore[assignment]
+        memory.initialise(generator)
 
 
 def _attend(query_BKTC: Tensor, key_BKSC: Tensor, value_BKSC: Tensor, mask: Tensor | None, causal: bool) -> Tensor:

@@ -43,13 +43,19 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def make_host(recipe: Recipe, vocab: int, layout: Layout | None) -> Host:
-    """An uninitialised host with a memory at every layer of `layout` (None: plain)."""
-    memories = {
-        layer.layer: Memory(recipe.host.width, layer.heads * recipe.rows.dim, recipe.memory.signed_sqrt)
+def make_memories(recipe: Recipe, width: int, layout: Layout | None) -> dict[int, Memory]:
+    """An uninitialised memory for every layer of `layout` (None: no layer), for a host of `width`."""
+    return {
+        layer.layer: Memory(
+            width, layer.heads * recipe.rows.dim, recipe.memory, dilation=layer.max_order, branches=recipe.host.branches
+        )
         for layer in (layout.layers if layout else ())
     }
-    return Host(vocab, recipe.host, memories)
+
+
+def make_host(recipe: Recipe, vocab: int, layout: Layout | None) -> Host:
+    """An uninitialised host with a memory at every layer of `layout` (None: plain)."""
+    return Host(vocab, recipe.host, make_memories(recipe, recipe.host.width, layout))
 
 
 @dataclass(frozen=True)

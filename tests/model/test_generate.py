@@ -14,15 +14,15 @@ from torch import Tensor
 from engram_cli.errors import ArtifactError, ChatError
 from engram_cli.model.generate import Decoder, Sampling, decode_speed, generate, sample
 from engram_cli.model.table import Table, open_table
-from tests.tables import write_table
+from tests.tables import RECIPE, write_table
 
 CONTEXT = 32  # of the tiny table
 GREEDY = Sampling(temperature=0, repetition_penalty=1)
 
 
-@pytest.fixture(scope="module")
-def table(table_path: Path) -> Table:
-    return open_table(table_path, "cpu")
+@pytest.fixture(scope="module", params=["", '[memory]\nconvolution = "random"\nbiases = true'], ids=["plain gate", "all parts"])
+def table(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Table:
+    return open_table(write_table(tmp_path_factory.mktemp("tables") / "tiny", RECIPE + request.param), "cpu")
 
 
 def chunks(most: int) -> st.SearchStrategy[list[list[int]]]:

@@ -12,22 +12,23 @@ from torch import Tensor
 
 from engram_cli.model.host import Cache, Host, initialise
 from engram_cli.model.memory import Memory
-from engram_cli.recipe import HostRecipe
+from engram_cli.recipe import HostRecipe, MemoryRecipe
 
 RECIPE = HostRecipe(width=12, layers=3, heads=3, feed_forward=20, context=24)
 VOCAB, LOOKED_UP, LAYERS = 17, 8, (0, 2)
 Looked = dict[int, Tensor]
 
 
-def make(layers: tuple[int, ...] = LAYERS, seed: int = 0) -> Host:
-    host = Host(VOCAB, RECIPE, {layer: Memory(RECIPE.width, LOOKED_UP) for layer in layers})
+def make(layers: tuple[int, ...] = LAYERS, seed: int = 0, convolution: str = "none") -> Host:
+    recipe = MemoryRecipe(convolution=convolution)
+    host = Host(VOCAB, RECIPE, {layer: Memory(RECIPE.width, LOOKED_UP, recipe, dilation=2) for layer in layers})
     initialise(host, torch.Generator().manual_seed(seed))
     return host.eval().requires_grad_(False)
 
 
-@pytest.fixture(scope="module")
-def host() -> Host:
-    return make()
+@pytest.fixture(scope="module", params=["none", "random"])
+def host(request: pytest.FixtureRequest) -> Host:
+    return make(convolution=request.param)
 
 
 def inputs(tokens: int, seed: int = 0) -> tuple[Tensor, Looked]:
@@ -75,6 +76,35 @@ def test_a_cache_changes_nothing(host: Host, cuts: set[int], memory: bool) -> No
     torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=1e-4, atol=1e-5)
 
 
+@given(cuts=st.lists(st.integers(1, 23), min_size=1, max_size=3), places=st.lists(st.integers(0, 1), min_size=1, max_size=4))
+@settings(max_examples=40)
+def test_a_reordered_cache_goes_on_as_the_texts_it_was_made_of(host: Host, cuts: list[int], places: list[int]) -> None:
+    tokens_BT, looked_up = inputs(24)
+    cache, chosen = Cache(host, batch=2), [0, 1]
+    bounds = [0, *sorted(set(cuts)), 24]
+    for first, last in pairwise(bounds):
+        piece = {layer: looked[chosen, first:last] for layer, looked in looked_up.items()}
+        logits = host(tokens_BT[chosen, first:last], piece, cache)
+        whole = host(tokens_BT[:, :last], {layer: looked[:, :last] for layer, looked in looked_up.items()})[chosen, first:]
+        torch.testing.assert_close(logits, whole, rtol=1e-4, atol=1e-5)
+        order = [place % len(chosen) for place in places]
+        cache.reorder(order)
+        chosen = [chosen[place] for place in order]
+
+
+@given(first=st.integers(1, 23), kept=st.integers(0, 22))
+@settings(max_examples=40)
+def test_a_cache_that_was_taken_back_goes_on_from_there(host: Host, first: int, kept: int) -> None:
+    tokens_BT, looked_up = inputs(24)
+    cache, kept = Cache(host, batch=2), min(first, kept)
+    host((tokens_BT[:, :first] + 1) % VOCAB, {layer: -looked[:, :first] for layer, looked in looked_up.items()}, cache)
+    cache.length = 0
+    host(tokens_BT[:, :first], {layer: looked[:, :first] for layer, looked in looked_up.items()}, cache)
+    cache.length = kept
+    logits = host(tokens_BT[:, kept:], {layer: looked[:, kept:] for layer, looked in looked_up.items()}, cache)
+    torch.testing.assert_close(logits, host(tokens_BT, looked_up)[:, kept:], rtol=1e-4, atol=1e-5)
+
+
 @given(at=st.integers(1, 19), seed=st.integers(1, 99))
 @settings(max_examples=40)
 def test_what_comes_later_never_changes_what_came_before(host: Host, at: int, seed: int) -> None:
@@ -113,7 +143,7 @@ def test_logits_are_what_the_formulas_give(host: Host) -> None:
     hidden_TD = host.embedding.weight[tokens_BT[0]]
     for layer, block in enumerate(host.blocks):
         if layer in LAYERS:
-            hidden_TD = hidden_TD + host.memories[str(layer)](hidden_TD, looked_up[layer][0])[0]
+            hidden_TD = hidden_TD + host.memories[str(layer)](hidden_TD[None], looked_up[layer][:1])[0][0]
         weights = dict(block.named_parameters())
         hidden_TD = hidden_TD + attention_by_hand(F.rms_norm(hidden_TD, (RECIPE.width,), eps=1e-6), weights)
         normed_TD = F.rms_norm(hidden_TD, (RECIPE.width,), eps=1e-6)
