@@ -18,10 +18,11 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from engram_cli.corpus.canonical import map_digest
+from engram_cli.corpus.documents import DOCUMENTS, read_digests
 from engram_cli.corpus.ngrams import Grams, Keys, WideGrams, column, positions, unpack
 from engram_cli.corpus.ready_files import column_reader
 from engram_cli.corpus.tokenizer import load_tokenizer
-from engram_cli.corpus.tokens import DOCUMENTS, TOKENS
+from engram_cli.corpus.tokens import TOKENS
 from engram_cli.errors import ArtifactError
 from engram_cli.store import schema
 from engram_cli.store.artifact import Artifact, open_artifact
@@ -211,8 +212,8 @@ class NGrams:
         offset_D, length_D = (documents[name].to_numpy()[chosen].astype(np.int64) for name in ("offset", "length"))
         begin = int(offset_D[0]) if len(offset_D) else 0
         tokens_T = column(self.artifact.table(TOKENS, tokens_schema(self.vocab)), "token")[begin : begin + int(length_D.sum())]
-        low = [int(digest[16:], 16) for digest in documents["digest"][chosen].to_pylist()]
-        return Stream(tokens_T, offset_D - begin, documents["bytes"].to_numpy()[chosen], np.array(low, dtype=np.uint64))
+        low_D = np.concatenate([np.empty(0, np.uint64), *(part.low_D for part in read_digests(documents["digest"]))])[chosen]
+        return Stream(tokens_T, offset_D - begin, documents["bytes"].to_numpy()[chosen], low_D)
 
 
 def open_ngrams(path: str | Path) -> NGrams:

@@ -3,6 +3,7 @@
 A document is known by the 128 bits of its digest, kept as sorted arrays of 16 bytes each whose sizes fall by half.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -31,12 +32,20 @@ class Seen:
 
     def fresh(self, high_D: Halves, low_D: Halves) -> npt.NDArray[np.bool_]:
         """Whether each digest, given by its halves, is new: neither earlier in this call nor in one before. Takes them all in."""
-        fresh_D = np.zeros(len(low_D), dtype=np.bool_)
-        fresh_D[np.unique(np.stack([high_D, low_D], axis=1), axis=0, return_index=True)[1]] = True
-        for level in self.levels:
-            fresh_D &= ~level.has(high_D, low_D)
+        order_D = np.lexsort((high_D, low_D))
+        low_S, high_S = low_D[order_D], high_D[order_D]
+        fresh_D = np.ones(len(low_D), dtype=np.bool_)
+        fresh_D[order_D[1:][(low_S[1:] == low_S[:-1]) & (high_S[1:] == high_S[:-1])]] = False
+        fresh_D &= ~self.has(high_D, low_D)
         self._add(high_D[fresh_D], low_D[fresh_D])
         return fresh_D
+
+    def has(self, high_D: Halves, low_D: Halves) -> npt.NDArray[np.bool_]:
+        """Whether each digest was seen before."""
+        seen_D = np.zeros(len(low_D), dtype=np.bool_)
+        for level in self.levels:
+            seen_D |= level.has(high_D, low_D)
+        return seen_D
 
     def _add(self, high_D: Halves, low_D: Halves) -> None:
         if not len(low_D):
@@ -48,14 +57,13 @@ class Seen:
         self.levels.append(_Sorted(low_D[order_D], high_D[order_D]))
 
 
-def seen_in(ngrams: str | None) -> Seen:
+def seen_in(ngrams: str | Path | None) -> Seen:
     """The digests of the documents of an n-gram artifact; of none where it is None."""
-    from engram_cli.corpus.tokens import DOCUMENTS
+    from engram_cli.corpus.documents import DOCUMENTS, read_digests
     from engram_cli.store.artifact import open_artifact
 
     seen = Seen()
     if ngrams is not None:
-        digests = [int(digest, 16) for digest in open_artifact(ngrams, "ngrams").table(DOCUMENTS)["digest"].to_pylist()]
-        halves = ([digest >> 64 for digest in digests], [digest & ((1 << 64) - 1) for digest in digests])
-        seen.fresh(*(np.array(half, dtype=np.uint64) for half in halves))
+        for digests in read_digests(open_artifact(ngrams, "ngrams").table(DOCUMENTS)["digest"]):
+            seen.fresh(*digests)
     return seen

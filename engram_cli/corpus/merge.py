@@ -5,7 +5,7 @@ merged a range at a time. Where the artifacts share no document, the result is b
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import xxhash
 
-from engram_cli.corpus import curves, tokens, windows
+from engram_cli.corpus import curves, windows
 from engram_cli.corpus.artifact import TOKEN_MAP, TOKENIZER, NGrams, ngrams_file, open_ngrams
+from engram_cli.corpus.documents import BATCH, DOCUMENTS, read_digests, write_documents
+from engram_cli.corpus.duplicates import seen_in
 from engram_cli.corpus.engine import cores
 from engram_cli.corpus.extract import extract
 from engram_cli.corpus.merge_counts import Counts, Sum
-from engram_cli.corpus.tokens import DOCUMENTS, TOKENS
+from engram_cli.corpus.parts import Records
+from engram_cli.corpus.tokens import TOKENS
 from engram_cli.errors import ArtifactError
 from engram_cli.progress import SILENT, ProgressLike
 from engram_cli.store import schema
@@ -49,20 +50,23 @@ def merge(
     _check(*pair)
     orders = pair[0].orders
     with write_artifact(out, "ngrams", force=force) as draft, ExitStack() as files:
-        progress.stage(1, len(orders) + 1, "documents, and how many grams there are")
+        progress.stage(1, len(orders) + 1, "documents, tokens, and how many grams there are")
+        _need_room(pair, _least_room(pair), draft)
         pool = files.enter_context(ThreadPoolExecutor(cores()))
+        copied = pool.submit(_tokens, pair, draft)  # first: compiled code is loaded meanwhile
         sums = {order: _sum(pair, order, files, pool) for order in orders}
         for name in (TOKENIZER, TOKEN_MAP):
             shutil.copyfile(pair[0].artifact.file(name), draft.path / name)
         draft.inputs = dict(pair[0].artifact.manifest.inputs)
-        draft.inputs["corpus"] = _documents(pair, draft, progress)
-        _need_room(pair, sums, draft)
-        copied = pool.submit(_tokens, pair, draft)
+        draft.inputs["corpus"] = _documents(pair, draft)
+        _warn_of_shared(pair, progress)
+        copied.result()
+        widths = {order: 8 * len(schema.ngrams_schema(order, pair[0].bits)) for order in orders}
+        _need_room(pair, sum(widths[order] * summed.rows for order, summed in sums.items()), draft)
         spectra = {}
         for number, order in enumerate(reversed(orders), 2):  # the largest first: it is flushed while the others are written
             progress.stage(number, len(orders) + 1, f"{order}-grams")
             spectra[order] = _counts(sums[order], order, pair[0].bits, draft, progress)
-        copied.result()
         draft.table(curves.FILE, curves.to_arrow(spectra))
         sampled = windows.combine(ngrams.artifact.table(windows.FILE, schema.WINDOWS) for ngrams in pair)
         draft.facts = _facts(pair) | windows.write(draft, sampled, progress) | {
@@ -148,13 +152,18 @@ def _facts(pair: tuple[NGrams, NGrams]) -> dict[str, Any]:
     return facts | summed
 
 
-def _need_room(pair: tuple[NGrams, NGrams], sums: Mapping[int, Sum], draft: Draft) -> None:
-    """Raises ResourceError where the disk has no room for the sum."""
-    counts = sum(8 * len(schema.ngrams_schema(order, pair[0].bits)) * summed.rows for order, summed in sums.items())
-    files = [ngrams.artifact.manifest.files for ngrams in pair]
-    rest = sum(records[name].bytes for records in files for name in (TOKENS, DOCUMENTS) if name in records)
+def _need_room(pair: tuple[NGrams, NGrams], wanted: int, draft: Draft) -> None:
+    """Raises ResourceError where the disk has no room for so many bytes."""
     names = " and ".join(str(ngrams.artifact.path) for ngrams in pair)
-    need_disk(draft.path, counts + rest, f"the sum of {names}", "make room, or choose another --out")
+    need_disk(draft.path, wanted, f"the sum of {names}", "make room, or choose another --out")
+
+
+def _least_room(pair: tuple[NGrams, NGrams]) -> int:
+    """Bytes that the sum takes if all grams of one artifact are also in the other."""
+    files = [ngrams.artifact.manifest.files for ngrams in pair]
+    sizes = [[records[name].bytes for records in files if name in records] for name in files[0]]
+    added = (TOKENS, DOCUMENTS)
+    return sum(sum(size) if name in added else max(size) for name, size in zip(files[0], sizes, strict=True))
 
 
 def _halves(ngrams: NGrams) -> tuple[pa.Table, pa.Table]:
@@ -164,30 +173,22 @@ def _halves(ngrams: NGrams) -> tuple[pa.Table, pa.Table]:
     return documents.slice(0, training), documents.slice(training)
 
 
-def _documents(pair: tuple[NGrams, NGrams], draft: Draft, progress: ProgressLike) -> str:
+def _documents(pair: tuple[NGrams, NGrams], draft: Draft) -> str:
     """Write documents.arrow: training documents of both, then held-out ones. Returns the digest of their digests."""
     halves = [_halves(ngrams) for ngrams in pair]
     names = list(dict.fromkeys(name for half, _ in halves for name in _source_names(half)))
-    state, offset = xxhash.xxh3_128(), 0
-    number = {name: at for at, name in enumerate(names)}
-    _warn_of_shared([pa.concat_tables(half) for half in halves], pair, progress)
-    with draft.columns(DOCUMENTS, schema.DOCUMENTS) as writer:
-        for held_out in (False, True):
-            records = pa.concat_tables([half[held_out] for half in halves])
-            state.update("".join(records["digest"].to_pylist()).encode())
-            lengths_D = records["length"].to_numpy().astype(np.uint64)
-            offsets_D = np.cumsum(lengths_D) - lengths_D + np.uint64(offset)
-            offset += int(lengths_D.sum())
-            columns = {
-                "offset": pa.array(offsets_D),
-                "length": pa.array(lengths_D),
-                "bytes": pa.array(records["bytes"].to_numpy()),
-                "held_out": pa.array(np.full(len(lengths_D), held_out)),
-                "source": pa.DictionaryArray.from_arrays(_numbers(records["source"], number), pa.array(names, pa.string())),
-                "digest": pa.array(records["digest"].to_pylist(), pa.string()),
-            }
-            writer.write_table(pa.table(columns, schema=schema.DOCUMENTS), max_chunksize=tokens._RECORDS)
-    return state.hexdigest()
+    return write_documents(draft, names, _batches(halves, {name: at for at, name in enumerate(names)}))
+
+
+def _batches(halves: Sequence[tuple[pa.Table, pa.Table]], number: dict[str, int]) -> Iterator[tuple[bool, Records]]:
+    """The documents of both artifacts as `write_documents` takes them; number: that of each source, by its name."""
+    for held_out in (False, True):
+        documents = pa.concat_tables([half[held_out] for half in halves])
+        for begin in range(0, len(documents), BATCH):
+            part = documents.slice(begin, BATCH)
+            high_D, low_D = map(np.concatenate, zip(*read_digests(part["digest"]), strict=True))
+            known = part["length"].to_numpy(), part["bytes"].to_numpy(), high_D, low_D, _numbers(part["source"], number)
+            yield held_out, Records(*known, first_D=np.ones(len(part), dtype=np.bool_))
 
 
 def _source_names(records: pa.Table) -> list[str]:
@@ -205,8 +206,9 @@ def _numbers(sources: pa.ChunkedArray, number: dict[str, int]) -> npt.NDArray[np
     return np.concatenate(found)
 
 
-def _warn_of_shared(records: Sequence[pa.Table], pair: tuple[NGrams, NGrams], progress: ProgressLike) -> None:
-    shared = int(pc.sum(pc.is_in(records[1]["digest"], value_set=records[0]["digest"])).as_py() or 0)
+def _warn_of_shared(pair: tuple[NGrams, NGrams], progress: ProgressLike) -> None:
+    seen = seen_in(pair[0].artifact.path)
+    shared = sum(int(seen.has(*digests).sum()) for digests in read_digests(pair[1].artifact.table(DOCUMENTS)["digest"]))
     if shared:
         progress.warn(
             f"documents that both artifacts have are counted twice: {shared:,} of {pair[1].artifact.path}; "

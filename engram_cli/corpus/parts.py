@@ -5,7 +5,7 @@ Documents come many at a time, as arrays; a long one may come in pieces, one aft
 
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,7 +120,8 @@ class Part:
         lengths_D = np.array(self.length_D, dtype=np.int64)
         return np.cumsum(lengths_D) - lengths_D
 
-    @property
-    def digests_D(self) -> list[str]:
-        """Digest of each document, hex."""
-        return [f"{high:016x}{low:016x}" for high, low in zip(self.high_D, self.low_D, strict=True)]
+    def batches(self, documents: int) -> Iterator[Records]:
+        """The records, so many at a time."""
+        for begin in range(0, self.documents, documents):
+            columns = [np.array(column[begin : begin + documents]) for column in self.columns]
+            yield Records._make([*columns, np.ones(len(columns[0]), dtype=np.bool_)])

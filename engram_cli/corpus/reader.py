@@ -11,10 +11,9 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
 from engram_cli.corpus.budget import AMPLE, Budget
@@ -22,6 +21,9 @@ from engram_cli.corpus.cutting import PIECE, cut
 from engram_cli.corpus.sources import Again, Bytes, Source, seekable
 from engram_cli.errors import CorpusError
 from engram_cli.store.resources import format_bytes
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 _BOM = b"\xef\xbb\xbf"
 _PARQUET_ROWS = 512  # of a batch
@@ -204,6 +206,8 @@ class Reader:
         return text or ""
 
     def _parquet(self, stream: Bytes) -> Iterator[str]:
+        import pyarrow.parquet as pq  # a tenth of a second, which what reads no such files need not wait
+
         name = stream.source.name
         try:
             with seekable(stream) as file, pq.ParquetFile(file) as parquet:
@@ -267,7 +271,7 @@ class _Decoder:
         return text
 
 
-def _rows_at_once(parquet: pq.ParquetFile, column: str) -> int:
+def _rows_at_once(parquet: "pq.ParquetFile", column: str) -> int:
     """So many rows that they are about a block: a row may be a whole book."""
     at = parquet.schema_arrow.get_field_index(column)
     groups = [parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups)]

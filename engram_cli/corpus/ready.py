@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 from tokenizers import Tokenizer
 
@@ -203,6 +202,8 @@ class ReadyReader:
     def _columns(self, source: ReadySource) -> Iterator[tuple[Documents, float]]:
         assert self.token_field is not None
         if source.path.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
             with pq.ParquetFile(source.path) as parquet:
                 rows, read = max(1, parquet.metadata.num_rows), 0
                 check = parquet.schema_arrow

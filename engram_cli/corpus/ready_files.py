@@ -147,7 +147,8 @@ def _megatron(path: Path) -> Documents:
 
 def _artifact(path: Path, tokenizer: Tokenizer) -> Documents:
     from engram_cli.corpus.artifact import open_ngrams
-    from engram_cli.corpus.tokens import DOCUMENTS, TOKENS
+    from engram_cli.corpus.documents import DOCUMENTS
+    from engram_cli.corpus.tokens import TOKENS
 
     ngrams = open_ngrams(path)
     if ngrams.tokenizer.to_str() != tokenizer.to_str():

@@ -6,7 +6,7 @@ D documents.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import xxhash
 from tokenizers import Tokenizer
 
 from engram_cli.corpus.checkpoint import Checkpoint
+from engram_cli.corpus.documents import BATCH, write_documents
 from engram_cli.corpus.duplicates import Seen
 from engram_cli.corpus.encoder import Encoded, Encoder
 from engram_cli.corpus.engine import Engine, Tokens
@@ -31,11 +30,9 @@ from engram_cli.store.artifact import Draft
 from engram_cli.store.resources import release_memory
 
 TOKENS = "tokens.arrow"
-DOCUMENTS = "documents.arrow"
 COMMIT = 1 << 27  # bytes of text between two commits
 SAMPLE = 2 << 20  # bytes of text that the encoder is chosen on, whatever the memory
 _BLOCK = 2 << 20  # bytes copied at once
-_RECORDS = 1 << 16  # documents in one batch of documents.arrow
 _RELEASE = 1 << 24  # bytes of text after which freed memory is given back
 _AHEAD = 2  # batches that wait to be encoded
 
@@ -248,22 +245,5 @@ class TokenFiles:
                 self.training.ids.write([np.frombuffer(block, dtype=self.dtype)])
         assert self.training.tokens == training + held_out
         self.training.ids.close()
-        return self._write_documents(sources, {"training": 0, "held_out": training})
-
-    def _write_documents(self, sources: Sequence[str], offsets: Mapping[str, int]) -> str:
-        digest = xxhash.xxh3_128()
-        names = pa.array(sources, pa.string())
-        with self.draft.columns(DOCUMENTS, schema.DOCUMENTS) as writer:
-            for part, offset in ((self.training, offsets["training"]), (self.held_out, offsets["held_out"])):
-                digests_D = part.digests_D
-                columns = {
-                    "offset": pa.array((part.starts_D + offset).astype(np.uint64)),
-                    "length": pa.array(np.array(part.length_D)),
-                    "bytes": pa.array(np.array(part.bytes_D)),
-                    "held_out": pa.array(np.full(part.documents, part is self.held_out)),
-                    "source": pa.DictionaryArray.from_arrays(pa.array(np.array(part.source_D)), names),
-                    "digest": pa.array(digests_D, pa.string()),
-                }
-                writer.write_table(pa.table(columns, schema=schema.DOCUMENTS), max_chunksize=_RECORDS)
-                digest.update("".join(digests_D).encode())
-        return digest.hexdigest()
+        parts = ((False, self.training), (True, self.held_out))
+        return write_documents(self.draft, sources, ((held_out, records) for held_out, part in parts for records in part.batches(BATCH)))

@@ -15,7 +15,7 @@ from engram_cli.report.report import Measure, Report, Scalar, column, table
 from engram_cli.store.schema import SPECTRUM, WINDOWS, ngrams_schema
 
 _TOP = 10  # grams of each order
-_BLOCK = 1 << 20  # rows
+_BLOCK = 1 << 17  # rows
 _ZIPF = 2**0.5  # ranks of the curve shown grow by this factor
 
 ORDERS = [
@@ -74,7 +74,9 @@ def summarise(ngrams: NGrams) -> Report:
         "repetition": table(
             REPETITION, _repetition(sampled), title=f"Windows of {windows.WINDOW} tokens that are repeated, estimated"
         ),
-        "top": table(TOP, (record for order in ngrams.orders for record in _top(ngrams, order)), title="Most frequent grams"),
+        "top": table(
+            TOP, (record for order in ngrams.orders for record in _top(ngrams, order, spectra[order])), title="Most frequent grams"
+        ),
         "coverage": table(COVERAGE, _coverage(spectra), title="What the most frequent grams hold", limit=_SCREEN),
         "growth": table(GROWTH, _growth(spectra), title="Distinct grams among fewer tokens", limit=0),
         "zipf": table(ZIPF, _zipf(spectra), title="Occurrences of a gram by its rank", limit=0),
@@ -162,19 +164,19 @@ def _zipf(spectra: Mapping[int, curves.Curve]) -> Iterator[dict[str, Any]]:
             yield {"order": order, "rank": rank, "count": count}
 
 
-def _top(ngrams: NGrams, order: int) -> Iterator[dict[str, Any]]:
-    """The most frequent grams, most frequent first; of equal counts, the one that sorts first. Read in blocks."""
+def _top(ngrams: NGrams, order: int, curve: curves.Curve) -> Iterator[dict[str, Any]]:
+    """The most frequent grams, most frequent first; of equal counts, the one that sorts first. The spectrum tells how often they
+    occur at least; which they are is found in one pass, in blocks."""
     schema = ngrams_schema(order, ngrams.bits)
     rows = ngrams.artifact.table(ngrams_file(order), schema).num_rows  # mapped, so that the file is known to be sound
     *grams, counts = (column_reader(ngrams.artifact.file(ngrams_file(order)), name) for name in schema.names)
     tokens = ngrams.artifact.manifest.facts["tokens"]
+    rank_C, count_C = curve.zipf()
+    least = count_C[min(int(np.searchsorted(rank_C, _TOP)), len(count_C) - 1)]
     top_K, count_K = np.empty(0, np.int64), np.empty(0, np.uint64)
     for begin in range(0, rows, _BLOCK):
         block = counts(begin, min(begin + _BLOCK, rows))
-        if len(count_K) == _TOP:  # of equal counts the earlier one stays
-            frequent = np.flatnonzero(block > count_K[-1])
-        else:
-            frequent = np.argsort(-block.astype(np.int64), kind="stable")[:_TOP]
+        frequent = np.flatnonzero(block >= least)
         top_K, count_K = np.append(top_K, begin + frequent), np.append(count_K, block[frequent])
         kept = np.argsort(-count_K.astype(np.int64), kind="stable")[:_TOP]
         top_K, count_K = top_K[kept], count_K[kept]

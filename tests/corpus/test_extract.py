@@ -96,7 +96,7 @@ def test_shards_threads_batches_and_records_do_not_show(counted: Callable[..., N
 
 
 def test_documents_are_recorded_over_many_batches(counted: Callable[..., NGrams], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "_RECORDS", 7)
+    monkeypatch.setattr(tokens, "BATCH", 7)
     documents = make_documents(50)
     ngrams = counted(documents, held_out=0.3)
     records = ngrams.artifact.table(DOCUMENTS).to_pylist()

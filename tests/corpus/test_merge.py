@@ -60,7 +60,8 @@ def test_the_sum_is_the_artifact_of_both(
 ) -> None:
     monkeypatch.setattr(merge_counts, "ROWS", 37)
     monkeypatch.setattr(merging, "_BLOCK", 101)
-    monkeypatch.setattr(tokens, "_RECORDS", 7)
+    monkeypatch.setattr(merging, "BATCH", 7)
+    monkeypatch.setattr(tokens, "BATCH", 7)
     merged = merge(made("one", **settings), made("two", **settings), tmp_path / "sum")
     assert bytes_of(merged.path) == bytes_of(made("one", "two", **settings))
 
