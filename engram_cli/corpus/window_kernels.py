@@ -1,9 +1,9 @@
-"""The compiled loops of sampling: all windows of some lengths are hashed, those with small hashes are tallied.
+"""The compiled loops of sampling: windows of some lengths are hashed, those with small hashes are tallied.
 
-A hash is the exclusive or of a random code for each canonical id, rotated by its place: that of a window follows from that of a
-shorter one, and that of a long one from its predecessor's, in simple loops over blocks that stay in the first-level cache: a
-nanosecond a token for each length, where the tally is only touched for the few that are sampled. Codes are random in all their bits,
-and so are hashes.
+A hash is the exclusive or of a random code for each canonical id, rotated by its place. Its highest bits alone say whether it is small,
+and follow from the upper halves of the codes by shifts: the hash of a window is that of two shorter ones, one behind the other.
+So all windows are looked at in simple loops over blocks in the first-level cache, sixteen at once in wide registers; only the
+few that may be small are hashed whole and touch the tally. Codes are random in all their bits, and so are hashes.
 
 Shapes: B windows of a block, S slots of an open-addressed table, L lengths.
 """
@@ -15,40 +15,41 @@ import numpy as np
 from engram_cli.compiled import compiled as _compiled
 from engram_cli.compiled import inlined as _inlined
 
-BLOCK = 1 << 11
+BLOCK = 1 << 12
+_LOOK = 64  # windows that are looked at together
 _ODD = np.uint64(0x9E3779B97F4A7C15)
-_64 = np.uint64(64)
-
-
-@_inlined
-def _rotated(value: Any, places: Any) -> Any:
-    """`value` turned left by 1 to 63 bits."""
-    return (value << places) | (value >> (_64 - places))
+_1 = np.uint64(1)
+_32 = np.uint64(32)
+_63 = np.uint64(63)
 
 
 @_compiled
-def _look_up(ids: Any, codes: Any, codes_B: Any) -> None:
-    for i in range(len(codes_B)):
-        codes_B[i] = codes[ids[i]]
+def _look_up(ids: Any, uppers: Any, upper_B: Any) -> None:
+    for i in range(len(upper_B)):
+        upper_B[i] = uppers[ids[i]]
 
 
 @_compiled
-def _lengthen(shorter_B: Any, codes_B: Any, longer_B: Any) -> None:
-    """Hashes of windows that are longer by one from those that end one id before."""
-    for i in range(len(longer_B)):
-        longer_B[i] = _rotated(shorter_B[i], np.uint64(1)) ^ codes_B[i]
+def _joined(earlier_B: Any, later_B: Any, length: Any, upper_B: Any) -> None:
+    """Upper halves of the hashes of windows, each one that is given and another of `length` ids behind it."""
+    for i in range(len(upper_B)):
+        upper_B[i] = (earlier_B[i] << length) ^ later_B[i]
 
 
 @_compiled
-def _roll(codes: Any, length: Any, hashed_B: Any) -> None:
-    """Hashes of windows of `length` below 64; the first one ends at codes[length]."""
-    entering, leaving = codes[length:], codes
-    rolling = np.uint64(0)
-    for i in range(length):
-        rolling = _rotated(rolling, np.uint64(1)) ^ codes[i]
-    for i in range(len(hashed_B)):
-        rolling = _rotated(rolling, np.uint64(1)) ^ entering[i] ^ _rotated(leaving[i], np.uint64(length))
-        hashed_B[i] = rolling
+def _lowest(upper_B: Any) -> Any:
+    lowest = upper_B[0]
+    for i in range(len(upper_B)):
+        lowest = min(lowest, upper_B[i])
+    return lowest
+
+
+@_compiled
+def _whole_hash(ids: Any, codes: Any) -> Any:
+    hashed = np.uint64(0)
+    for i in range(len(ids)):
+        hashed = ((hashed << _1) | (hashed >> _63)) ^ codes[ids[i]]
+    return hashed
 
 
 @_compiled
@@ -61,85 +62,107 @@ def _raw_hash(ids: Any) -> Any:
 
 
 @_compiled
-def _slot(canonical: Any, raw: Any, keys_S2: Any, counts_S2: Any) -> Any:
+def _slot(canonical: Any, raw: Any, table_S4: Any) -> Any:
     """Where a window is in a table, or belongs: a slot without counts is free."""
-    last = len(keys_S2) - 1
+    last = len(table_S4) - 1
     slot = np.int64((canonical ^ raw) * _ODD >> np.uint64(40)) & last
-    while counts_S2[slot, 0] + counts_S2[slot, 1] and (keys_S2[slot, 0] != canonical or keys_S2[slot, 1] != raw):
+    while table_S4[slot, 2] + table_S4[slot, 3] and (table_S4[slot, 0] != canonical or table_S4[slot, 1] != raw):
         slot = (slot + 1) & last
     return slot
 
 
 @_compiled
-def _thin(highest: Any, keys_S2: Any, counts_S2: Any) -> Any:
+def _thin(highest: Any, table_S4: Any) -> Any:
     """Keep the windows of a table whose canonical hash is at most `highest`; how many these are."""
-    keys, counts = keys_S2.copy(), counts_S2.copy()
-    counts_S2[:] = 0
+    kept_S4 = np.empty_like(table_S4)  # what is not touched costs nothing
     kept = 0
-    for old in range(len(keys)):
-        if counts[old, 0] + counts[old, 1] and keys[old, 0] <= highest:
-            slot = _slot(keys[old, 0], keys[old, 1], keys_S2, counts_S2)
-            keys_S2[slot], counts_S2[slot] = keys[old], counts[old]
+    for slot in range(len(table_S4)):
+        if table_S4[slot, 2] + table_S4[slot, 3] and table_S4[slot, 0] <= highest:
+            kept_S4[kept] = table_S4[slot]
             kept += 1
+    table_S4[:] = 0
+    for at in range(kept):
+        table_S4[_slot(kept_S4[at, 0], kept_S4[at, 1], table_S4)] = kept_S4[at]
     return kept
 
 
 @_compiled
+def _find(upper_B: Any, limit: Any, found_B: Any) -> Any:
+    """Write to found_B which of the numbers are at most `limit`; returns how many."""
+    found = 0
+    for begin in range(0, len(upper_B), _LOOK):
+        some_B = upper_B[begin : begin + _LOOK]
+        if _lowest(some_B) <= limit:
+            for i in range(len(some_B)):
+                found_B[found] = begin + i
+                found += some_B[i] <= limit
+    return found
+
+
+@_compiled
 def _tally(
-    ids: Any, starts: Any, first: Any, hashed_B: Any, length: Any, part: Any, most: Any, highest: Any, used: Any, keys_S2: Any,
-    counts_S2: Any,
+    ids: Any, codes: Any, starts: Any, first: Any, upper_B: Any, length: Any, part: Any, most: Any, highest: Any, used: Any,
+    table_S4: Any, room: Any,
 ) -> None:  # fmt: skip
     """Tally those windows of a block whose hash is small, and that do not reach back over the start of a document.
 
-    The window i ends with the id `first` + i. Whenever more than `most` windows are in the table, half of the hashes are given up.
+    The window i ends with the id `first` + i. upper_B: upper half of its hash, but for the lowest length - 1 bits; room: for which
+    they are, and their hashes. Whenever more than `most` windows are in the table, half of the hashes are given up.
+    First all are hashed, then all are looked for: so the processor waits for several places of memory at a time.
     """
+    found_B, canonical_B, raw_B = room
+    unsure = np.uint64((1 << (length - 1)) - 1)
+    found = _find(upper_B, max(highest[0] >> _32, unsure), found_B)
+    for i in range(found):
+        end = first + found_B[i] + 1
+        if end >= length:
+            canonical_B[i] = _whole_hash(ids[end - length : end], codes)
+            raw_B[i] = _raw_hash(ids[end - length : end])
     segment = np.searchsorted(starts, first, "right")
-    for i in range(len(hashed_B)):
-        if hashed_B[i] <= highest[0]:
-            end = first + i + 1
-            while segment < len(starts) and starts[segment] < end:
-                segment += 1
-            if end - length < (starts[segment - 1] if segment else 0):
-                continue
-            raw = _raw_hash(ids[end - length : end])
-            slot = _slot(hashed_B[i], raw, keys_S2, counts_S2)
-            if counts_S2[slot, 0] + counts_S2[slot, 1] == 0:
-                keys_S2[slot, 0], keys_S2[slot, 1] = hashed_B[i], raw
+    for i in range(found):
+        canonical, raw, end = canonical_B[i], raw_B[i], first + found_B[i] + 1
+        while segment < len(starts) and starts[segment] < end:
+            segment += 1
+        if canonical <= highest[0] and end - length >= (starts[segment - 1] if segment else 0):
+            slot = _slot(canonical, raw, table_S4)
+            if table_S4[slot, 2] + table_S4[slot, 3] == 0:
+                table_S4[slot, 0], table_S4[slot, 1] = canonical, raw
                 used[0] += 1
-            counts_S2[slot, part] += 1
+            table_S4[slot, 2 + part] += 1
             while used[0] > most:
-                highest[0] >>= np.uint64(1)
-                used[0] = _thin(highest[0], keys_S2, counts_S2)
+                highest[0] >>= _1
+                used[0] = _thin(highest[0], table_S4)
 
 
 @_compiled
 def sample(
-    ids: Any, codes: Any, starts: Any, context: Any, lengths: Any, part: Any, most: Any, highest_L: Any, used_L: Any, keys_LS2: Any,
-    counts_LS2: Any,
+    ids: Any, codes: Any, uppers: Any, starts: Any, context: Any, lengths: Any, part: Any, most: Any, highest_L: Any, used_L: Any,
+    table_LS4: Any,
 ) -> None:  # fmt: skip
     """Tally the windows that end in a stretch of tokens.
 
-    ids: raw ids; codes: random code of the canonical id of each; starts: where documents begin; the first `context` ids are only
-    looked back at; lengths: 2, 3, ... and at last a longer one, below 64; part: 0 where training tokens are counted, 1 where held-out
-    ones are; most: windows in a table. Of each length: highest_L, the highest hash kept; used_L, windows in the table; keys_LS2, their
-    canonical and raw hashes; counts_LS2.
+    ids: raw ids; codes: random code of the canonical id of each, uint64; uppers: their upper halves, uint32; starts: where documents
+    begin; the first `context` ids are only looked back at; lengths: 2, 3, ... and at last a power of 2 below 32; part: 0 where training
+    tokens are counted, 1 where held-out ones are; most: windows in a table. Of each length: highest_L, the highest hash kept; used_L,
+    windows in the table; table_LS4, their canonical and raw hashes, and their counts in either part.
     """
     orders, lead = len(lengths) - 1, lengths[len(lengths) - 1]
-    codes_B = np.zeros(lead + BLOCK, np.uint64)
-    shorter_B, longer_B = codes_B.copy(), codes_B.copy()
+    upper_LB = np.zeros((orders + 1, lead + BLOCK), np.uint32)  # of windows of 1, 2, 3, ... ids
+    doubled_LB = np.zeros((6, lead + BLOCK), np.uint32)  # of windows of 1, 2, 4, ... ids
+    room = np.empty(BLOCK + 1, np.int64), np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.uint64)
     for first in range(context, len(ids), BLOCK):
         size, known = min(BLOCK, len(ids) - first), min(lead, first)
-        _look_up(ids[first - known : first + size], codes, codes_B[lead - known : lead + size])
-        shorter_B[:] = codes_B
+        single_B = upper_LB[0]
+        _look_up(ids[first - known : first + size], uppers, single_B[lead - known : lead + size])
         for at in range(orders):
-            _lengthen(shorter_B[:-1], codes_B[1:], longer_B[1:])
-            _tally(
-                ids, starts, first, longer_B[lead : lead + size], lengths[at], part, most, highest_L[at : at + 1],
-                used_L[at : at + 1], keys_LS2[at], counts_LS2[at],
-            )  # fmt: skip
-            shorter_B, longer_B = longer_B, shorter_B
-        _roll(codes_B, lead, longer_B[:size])
-        _tally(
-            ids, starts, first, longer_B[:size], lead, part, most, highest_L[orders:], used_L[orders:], keys_LS2[orders],
-            counts_LS2[orders],
-        )  # fmt: skip
+            longer_B = upper_LB[at + 1]
+            _joined(upper_LB[at, :-1], single_B[1:], 1, longer_B[1:])
+            table = highest_L[at : at + 1], used_L[at : at + 1], table_LS4[at]
+            _tally(ids, codes, starts, first, longer_B[lead : lead + size], lengths[at], part, most, *table, room)
+        doubled_LB[0] = single_B
+        at, length = 0, 1
+        while length < lead:
+            _joined(doubled_LB[at, :-length], doubled_LB[at, length:], length, doubled_LB[at + 1, length:])
+            at, length = at + 1, 2 * length
+        table = highest_L[orders:], used_L[orders:], table_LS4[orders]
+        _tally(ids, codes, starts, first, doubled_LB[at, lead : lead + size], lead, part, most, *table, room)

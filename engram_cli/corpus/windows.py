@@ -49,33 +49,37 @@ class _Tables:
         self.lengths_L = np.array(lengths)
         self.highest_L = np.full(len(lengths), _WHOLE - 1, np.uint64)
         self.used_L = np.zeros(len(lengths), np.int64)
-        self.keys_LS2, self.counts_LS2 = np.zeros((2, len(lengths), 2 * MOST, 2), np.uint64)
+        self.table_LS4 = np.zeros((len(lengths), 2 * MOST, 4), np.uint64)  # hashes, counts
         self.buffers = Buffers()
 
-    def sample(self, stretch: Stretch, codes_V: _U64, held_out: bool) -> int:
+    def sample(self, stretch: Stretch, codes_V: _U64, uppers_V: npt.NDArray[np.uint32], held_out: bool) -> int:
         """Take a stretch in; returns its tokens."""
         from engram_cli.corpus import window_kernels
 
-        tables = (self.highest_L, self.used_L, self.keys_LS2, self.counts_LS2)
+        tables = (self.highest_L, self.used_L, self.table_LS4)
         ids_T = stretch.read(self.buffers)
-        window_kernels.sample(ids_T, codes_V, stretch.starts_D, stretch.context, self.lengths_L, int(held_out), MOST, *tables)
+        windows = (stretch.starts_D, stretch.context, self.lengths_L)
+        window_kernels.sample(ids_T, codes_V, uppers_V, *windows, int(held_out), MOST, *tables)
         return stretch.end - stretch.begin
 
     def to_arrow(self) -> pa.Table:
         parts = []
         for at, length in enumerate(self.lengths_L.tolist()):
-            used_S = self.counts_LS2[at].any(axis=1)
-            one_in = np.full(int(used_S.sum()), _WHOLE // (int(self.highest_L[at]) + 1), np.uint64)
-            columns = (*self.keys_LS2[at, used_S].T, *self.counts_LS2[at, used_S].T)
-            parts.append(pa.table([pa.array(np.full(len(one_in), length, np.int32)), one_in, *columns], schema=WINDOWS))
+            table_S4 = self.table_LS4[at]
+            records_R4 = table_S4[table_S4[:, 2:].any(axis=1)]
+            one_in_R = np.full(len(records_R4), _WHOLE // (int(self.highest_L[at]) + 1), np.uint64)
+            parts.append(pa.table([np.full(len(records_R4), length, np.int32), one_in_R, *records_R4.T], schema=WINDOWS))
         return pa.concat_tables(parts)
 
 
 def sample(training: Tokens, held_out: Tokens, order: int, threads: int, progress: ProgressLike = SILENT) -> pa.Table:
     """The sample of a corpus, of schema WINDOWS: windows within a document, of 2 to `order` tokens and of WINDOW."""
     lengths = [*range(2, order + 1), WINDOW]
-    codes_C = np.random.Generator(np.random.PCG64(_SEED)).integers(_WHOLE, size=int(training.canonical_V.max()) + 1, dtype=np.uint64)
+    codes_C = np.random.Generator(np.random.PCG64(_SEED)).integers(
+        _WHOLE, size=int(training.canonical_V.max()) + 1, dtype=np.uint64
+    )
     codes_V = codes_C[training.canonical_V]
+    uppers_V = (codes_V >> np.uint64(32)).astype(np.uint32)
     pool: SimpleQueue[_Tables] = SimpleQueue()
     tables = [_Tables(lengths) for _ in range(threads)]
     for free in tables:
@@ -84,7 +88,7 @@ def sample(training: Tokens, held_out: Tokens, order: int, threads: int, progres
     def take(stretch: Stretch, held_out: bool) -> int:
         free = pool.get()
         try:
-            return free.sample(stretch, codes_V, held_out)
+            return free.sample(stretch, codes_V, uppers_V, held_out)
         finally:
             pool.put(free)
 

@@ -85,6 +85,29 @@ def test_a_sample_is_near_what_everything_says(tmp_path: Path, monkeypatch: pyte
     assert combine(parts).equals(whole)
 
 
+def test_sampled_are_all_windows_whose_hash_is_small_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hash of window_kernels.py, one window at a time."""
+    monkeypatch.setattr(windows, "MOST", 64)
+    documents = [np.random.default_rng(seed).integers(0, 6, 3_000).tolist() for seed in range(7)]
+    records = sample(stored(tmp_path / "a", documents), stored(tmp_path / "b", []), 6, 1)
+    codes_C = np.random.Generator(np.random.PCG64(windows._SEED)).integers(1 << 64, size=3, dtype=np.uint64).tolist()
+
+    def hashed(window: tuple[int, ...]) -> int:
+        value = 0
+        for raw in window:
+            value = ((value << 1 | value >> 63) & (2**64 - 1)) ^ codes_C[FOLDED[raw]]
+        return value
+
+    for length in (5, 6, WINDOW):
+        some = records.filter(pa.array(records["length"].to_numpy() == length))
+        small = 2**64 // some["one_in"][0].as_py()
+        all_windows = [hashed(window) for window in windows_of(documents, length)]
+        found = Counter(dict.fromkeys(some["canonical"].to_pylist(), 0))
+        for record in some.to_pylist():
+            found[record["canonical"]] += record["count"]
+        assert found == Counter(value for value in all_windows if value < small)
+
+
 def test_what_was_not_met_may_still_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(windows, "MOST", 128)
     documents = [np.random.default_rng(seed).integers(0, 6, 5_000).tolist() for seed in (1, 2)]
