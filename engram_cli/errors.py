@@ -6,6 +6,7 @@
     |-- RecipeError        a setting that breaks a rule
     |-- ArtifactError      an artifact that is missing, damaged, of the wrong kind, or in the way
     |-- ResourceError      more memory or disk than there is
+    |-- HostError          a host that cannot be read, or does not fit
     |-- DeviceError        a device that is not there
     |-- ClusterError       a cluster that is not there, or cannot do its part
     |-- ChatError          a command or a setting that a conversation does not have
@@ -37,6 +38,10 @@ class ArtifactError(EngramError):
 
 class ResourceError(EngramError):
     """The work needs more memory or disk than there is."""
+
+
+class HostError(EngramError):
+    """The host cannot be read, is not installed for, or does not fit what it is given."""
 
 
 class DeviceError(EngramError):

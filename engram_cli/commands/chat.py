@@ -155,7 +155,7 @@ class Chat:
     def _warn_of_full_context(self) -> None:
         if self.session.decoder.first and not self._warned:
             self._warned = True
-            context = self.session.table.host.recipe.context
+            context = self.session.table.host.context
             _say(
                 f"engram: warning: the host sees {context} tokens, and the conversation outgrew that: whenever they are full it "
                 f"goes on with the newest {context // 2} and forgets the rest (said once)"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from engram_cli.errors import TokenizerError
@@ -81,6 +82,12 @@ def check_vocab(vocab: int) -> None:
 def vocab_size(tokenizer: Tokenizer) -> int:
     """Raw ids: the highest id and one, added tokens included."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+
+def vocabulary_digest(tokenizer: Tokenizer) -> str:
+    """xxh3_128 (hex) over tokens and their raw ids, added tokens included: equal digests, equal meaning of every id."""
+    tokens = sorted((raw, token) for token, raw in tokenizer.get_vocab(with_added_tokens=True).items())
+    return xxhash.xxh3_128_hexdigest(repr(tokens).encode(errors="surrogatepass"))
 
 
 def byte_lengths(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:

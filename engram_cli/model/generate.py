@@ -18,11 +18,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from engram_cli.errors import ArtifactError, ChatError
-from engram_cli.model.host import Cache, Host
+from engram_cli.model.carrier import Carrier
 from engram_cli.model.table import look_up
 from engram_cli.table.layout import Layout
 from engram_cli.table.rows import Rows
@@ -32,7 +31,7 @@ class TableLike(Protocol):
     """What decoding needs of a table: an open `Table`, or one that was never saved. See `Table` for the fields."""
 
     @property
-    def host(self) -> Host: ...
+    def host(self) -> Carrier: ...
     @property
     def layout(self) -> Layout: ...
     @property
@@ -97,7 +96,7 @@ class Decoder:
         self.table = table
         self.usage = Usage()
         self._memory = memory
-        self._cache = Cache(table.host)
+        self._cache = table.host.make_cache()
         self._logits_V: Tensor | None = None
         self.clear()
 
@@ -139,7 +138,7 @@ class Decoder:
     def logits(self) -> Tensor:
         """What comes next: f32 [V] on the CPU. Runs what has not been run; the document must not be empty."""
         assert self.ids, "a document of no tokens has no next one"
-        context = self.table.host.recipe.context
+        context = self.table.host.context
         if len(self.ids) - self.first > context:
             self._start_at(len(self.ids) - self._keep)
         if self._logits_V is None:
@@ -164,7 +163,7 @@ class Decoder:
     @property
     def _keep(self) -> int:
         """Ids that are kept when the context is full."""
-        return max(1, self.table.host.recipe.context // 2)
+        return max(1, self.table.host.context // 2)
 
     def _forget(self) -> None:
         self._cache.length = 0
@@ -182,11 +181,11 @@ class Decoder:
         if self._memory:
             memory = look_up(self.table.layout.layers, self.table.rows, self.windows(start, stop)[None], host.device)
             self._count_rows(stop - start)
-        hidden_BTD = host.hidden(tokens_BT, memory, self._cache)
+        logits_BTV = host(tokens_BT, memory, self._cache, last=1)
         for layer, gates in self.gates.items():
             gates += [None] * (start - len(gates))
             gates[start:stop] = host.gates[layer][0, :, 0].tolist() if memory else [None] * (stop - start)
-        return F.linear(hidden_BTD[0, -1], host.embedding.weight).float().cpu()
+        return logits_BTV[0, -1].float().cpu()  # type: ignore[no-any-return]
 
     def _count_rows(self, tokens: int) -> None:
         layers = self.table.layout.layers

@@ -4,12 +4,13 @@ Without memories, or called without what they looked up, it is *plain*: the same
 gate at zero. Shapes: B batch, T tokens, S cached tokens, K attention heads, C numbers per attention head, D width, V vocabulary.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engram_cli.model.carrier import CacheLike, Carrier
 from engram_cli.model.memory import Memory
 from engram_cli.recipe import HostRecipe
 
@@ -114,51 +115,27 @@ class Block(nn.Module):
         return hidden_BTD + addition_BTD
 
 
-class Host(nn.Module):
-    """Decoder-only transformer with a Memory before the attention of some layers.
-
-    vocab: V; recipe: its sizes; memories: layer (0-based) -> Memory, none for plain.
-    After a forward pass with memory, `gates` holds layer -> gate [B, T, 1] of that pass, detached.
-    """
+class Host(Carrier):
+    """Decoder-only transformer with a Memory before the attention of some layers. vocab: V; recipe: its sizes."""
 
     def __init__(self, vocab: int, recipe: HostRecipe, memories: Mapping[int, Memory] | None = None) -> None:
-        super().__init__()
+        super().__init__(recipe.width, recipe.context, memories)
         self.recipe = recipe
         self.embedding = nn.Embedding(vocab, recipe.width)
         self.blocks = nn.ModuleList(Block(recipe) for _ in range(recipe.layers))
         self.final_norm = nn.RMSNorm(recipe.width, eps=1e-6)
-        self.memories = nn.ModuleDict({str(layer): memory for layer, memory in (memories or {}).items()})
-        self.gates: dict[int, Tensor] = {}
         cosine, sine = _rotation_tables(recipe.context, recipe.width // recipe.heads)
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
 
-    @property
-    def device(self) -> torch.device:
-        return self.embedding.weight.device
+    def make_cache(self, batch: int = 1) -> Cache:
+        return Cache(self, batch)
 
-    @property
-    def memory_layers(self) -> tuple[int, ...]:
-        """Layers that carry a memory."""
-        return tuple(int(layer) for layer in self.memories)
-
-    @property
-    def convolved_layers(self) -> tuple[int, ...]:
-        """Layers whose memory has a convolution."""
-        return tuple(int(layer) for layer, memory in self.memories.items() if memory.convolution is not None)
-
-    def host_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
-        """Named parameters of the transformer itself, memories left out."""
-        return ((name, p) for name, p in self.named_parameters() if not name.startswith("memories."))
-
-    def forward(self, tokens_BT: Tensor, memory: Mapping[int, Tensor] | None = None, cache: Cache | None = None) -> Tensor:
-        """Logits [B, T, V] for token ids int64 [B, T].
-
-        memory: layer -> what was looked up there, [B, T, M]; None (or a layer left out) runs without that memory.
-        cache: continues after the tokens it holds and takes these in; T must not exceed its room.
-        """
-        hidden_BTD = self.hidden(tokens_BT, memory, cache)
-        return F.linear(hidden_BTD, self.embedding.weight)
+    def forward(
+        self, tokens_BT: Tensor, memory: Mapping[int, Tensor] | None = None, cache: CacheLike | None = None, last: int = 0
+    ) -> Tensor:
+        assert cache is None or isinstance(cache, Cache)
+        return F.linear(self.hidden(tokens_BT, memory, cache)[:, -last:], self.embedding.weight)
 
     def hidden(self, tokens_BT: Tensor, memory: Mapping[int, Tensor] | None = None, cache: Cache | None = None) -> Tensor:
         """The last hidden states [B, T, D], normalised; `forward` multiplies them with the embedding."""
@@ -169,21 +146,12 @@ class Host(nn.Module):
         hidden_BTD = self.embedding(tokens_BT)
         for layer, block in enumerate(self.blocks):
             if memory is not None and layer in memory:
-                hidden_BTD = hidden_BTD + self._remember(layer, hidden_BTD, memory[layer], cache)
+                hidden_BTD = hidden_BTD + self.remember(layer, hidden_BTD, memory[layer], cache)
             hidden_BTD = block(hidden_BTD, rotation_TC, layer, cache)
         if cache is not None:
             cache.length = last
         normed: Tensor = self.final_norm(hidden_BTD)
         return normed
-
-    def _remember(self, layer: int, hidden_BTD: Tensor, memory_BTM: Tensor, cache: Cache | None) -> Tensor:
-        """What the memory of `layer` adds, [B, T, D]."""
-        past_BSGD = cache.past(layer) if cache is not None else None
-        addition_BTD, gate_BT1, inputs_BTGD = self.memories[str(layer)](hidden_BTD, memory_BTM, past_BSGD)
-        if cache is not None and inputs_BTGD is not None:
-            cache.take_in(layer, inputs_BTGD)
-        self.gates[layer] = gate_BT1.detach()
-        return addition_BTD  # type: ignore[no-any-return]
 
 
 def initialise(host: Host, generator: torch.Generator) -> None:

@@ -58,7 +58,7 @@ def stats(session: Session) -> Report:
     facts: dict[str, Scalar | Measure] = {
         "memory": "on" if decoder.memory else "off",
         "device": str(session.table.host.device),
-        "context": f"{len(decoder.ids) - decoder.first} of {session.table.host.recipe.context} tokens",
+        "context": f"{len(decoder.ids) - decoder.first} of {session.table.host.context} tokens",
         "rows per token": sum(layer.heads for layer in session.table.layout.layers),
         "bytes of rows per token": Measure(session.table.bytes_per_token, "bytes"),
     }
