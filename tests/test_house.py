@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "engram_cli").rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "tables/README.md"]
-HEAVY = {"matplotlib", "numpy", "pyarrow", "rich", "safetensors", "tokenizers", "torch"}
+HEAVY = {"matplotlib", "numpy", "pyarrow", "rich", "safetensors", "tokenizers", "torch", "transformers"}
 
 
 def name_of(path: Path) -> str:

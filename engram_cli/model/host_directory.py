@@ -67,7 +67,7 @@ class HostDirectory:
         if len(model.get_output_embeddings().weight) < self.vocab:
             found = len(model.get_output_embeddings().weight)
             raise HostError(f"a host predicts all ids of its tokenizer, but {self.path} has {self.vocab} and predicts {found}")
-        return model.eval()  # type: ignore[no-any-return]
+        return model.eval()
 
     def check_tokenizer(self, tokenizer: Tokenizer, of: Path) -> None:
         """Refuse ids that mean something else to the host than to the corpus at `of`. Raises HostError."""
@@ -108,7 +108,7 @@ def open_host(path: str | Path) -> HostDirectory:
         raise HostError(f'a host such as {path} is read by transformers, which is not installed; pip install "engram-tables[hf]"')
     import transformers
 
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.set_verbosity_error()
     source = _source(path)
     config = _quietly(path, "its config", lambda: transformers.AutoConfig.from_pretrained(**source))
     kind: Any = transformers.AutoModelForCausalLM._model_mapping.get(type(config), None)

@@ -1,4 +1,4 @@
-"""A foreign host: itself where no memory speaks, the same with and without a cache, cut and reordered, and trained as far as asked."""
+"""A foreign host: itself where no memory speaks, the same with and without a cache, cut and reordered, trained as far as asked."""
 
 from itertools import pairwise
 from pathlib import Path
