@@ -23,6 +23,7 @@ ROW_TYPES = {"f32": 4, "f16": 2, "bf16": 2, "fp8-block": 1, "fp8-scalar": 1, "in
 BUILT_TYPES = ("f32", "f16", "bf16")  # that can be trained; the others are made from these
 BLOCK = 32  # numbers that share a scale in fp8-block
 OUR_HOST = "engram"
+PARTS = {"auto": "", "memory": "none", "memory+last": "last", "memory+all": "all"}  # -> what is trained of the host
 INITS = ("counts", "random", "zero")
 CONVOLUTIONS = ("none", "zero", "random")
 _SEEDS = 1 << 63
@@ -124,8 +125,9 @@ class MemoryRecipe:
 class HostRecipe:
     """The transformer that carries the memory.
 
-    width: hidden size; feed_forward: inner size of SwiGLU; context: tokens; name: engram is the small one that is trained here, of
-    any other only name, width and branches are told; branches: of its residual stream.
+    width: hidden size; feed_forward: inner size of SwiGLU; context: tokens that it sees, of a foreign host those of a stretch of
+    training; name: engram is the small one that is trained here, any other is foreign and has its own heads and feed_forward;
+    branches: of its residual stream.
     """
 
     width: int = 192
@@ -142,8 +144,15 @@ class HostRecipe:
         return self.name != OUR_HOST
 
     def told(self) -> dict[str, Any]:
-        """The settings that mean something."""
-        return {key: value for key, value in vars(self).items() if not self.foreign or key in ("name", "width", "branches")}
+        """The settings that mean something; of a foreign host layers and context where they are known."""
+        if not self.foreign:
+            return dict(vars(self))
+        known = ("layers", "context")
+        return {
+            key: value
+            for key, value in vars(self).items()
+            if key in ("name", "width", "branches") or (key in known and value != getattr(HostRecipe, key))
+        }
 
     def check(self) -> None:
         for key in ("width", "layers", "heads", "feed_forward"):
@@ -164,9 +173,10 @@ class HostRecipe:
 class TrainingRecipe:
     """How host and memory train together.
 
-    batch: sequences of host.context tokens per step; learning_rate: of the host (AdamW); row_learning_rate: of the rows (row-wise
-    Adagrad, no weight decay), 0 leaves them as they were initialised; minutes: when the command line gives neither minutes nor
-    tokens; seed: of weights and batch order.
+    batch: sequences of host.context tokens per step; learning_rate: of our host and of memories (AdamW); host_learning_rate: of a
+    foreign host; row_learning_rate: of the rows (row-wise Adagrad, no weight decay), 0 leaves them as they were initialised;
+    minutes: when the command line gives neither minutes nor tokens; seed: of weights and batch order; parts: what is trained,
+    memory, memory+last (with the last block of the host) or memory+all; auto is memory with a foreign host and all with ours.
     """
 
     batch: int = 8
@@ -175,8 +185,12 @@ class TrainingRecipe:
     row_learning_rate: float = 0.02
     minutes: float = 3.0
     seed: int = 0
+    parts: str = "auto"
+    host_learning_rate: float = 2e-4
 
     def check(self) -> None:
+        _rule(self.parts in PARTS, "training.parts", f"one of {', '.join(PARTS)}", self.parts)
+        _rule(self.host_learning_rate > 0, "training.host_learning_rate", "above 0", self.host_learning_rate)
         _rule(self.batch >= 1, "training.batch", "1 or more", self.batch)
         _rule(self.learning_rate > 0, "training.learning_rate", "above 0", self.learning_rate)
         _rule(self.weight_decay >= 0, "training.weight_decay", "0 or more", self.weight_decay)
@@ -200,13 +214,21 @@ class Recipe:
     def check(self) -> None:
         for section in (self.hash, self.rows, self.memory, self.host, self.training):
             section.check()
+        whole = self.host.foreign or self.trained_host == "all"
+        _rule(whole, "training.parts", f"auto or memory+all with a host called {OUR_HOST}", self.training.parts)
         fits = self.host.foreign or max(self.hash.host_layers) < self.host.layers
         last = FAMILIES[self.hash.family] + self.host.layers - 1
         _rule(fits, "hash.layers", f"at most {last} in a host of {self.host.layers} layers", self.hash.layers)
 
-    def check_buildable(self) -> None:
+    @property
+    def trained_host(self) -> str:
+        """What is trained of the host: none, last (its last block) or all."""
+        return PARTS[self.training.parts] or ("none" if self.host.foreign else "all")
+
+    def check_buildable(self, *, host_given: bool = False) -> None:
         """Refuse what is told of someone else's table and cannot be trained here. Raises RecipeError."""
-        _rule(not self.host.foreign, "host.name", f"{OUR_HOST}, the one host that is trained here", self.host.name)
+        ours = host_given or not self.host.foreign
+        _rule(ours, "host.name", f"{OUR_HOST}, the one host that is trained here without --host", self.host.name)
         trained = self.rows.dtype in BUILT_TYPES
         _rule(trained, "rows.dtype", f"one of {', '.join(BUILT_TYPES)}, the types that are trained here", self.rows.dtype)
 

@@ -87,7 +87,7 @@ class HostDirectory:
                 f"recipe names {max(recipe.hash.host_layers)}; change hash.layers"
             )
         if told.foreign:
-            for key, found in (("width", self.width), ("layers", self.layers)):
+            for key, found in (("width", self.width), ("layers", self.layers), ("branches", 1)):
                 if getattr(told, key) not in (found, getattr(HostRecipe, key)):
                     raise HostError(f"the recipe is for a host with {key} {getattr(told, key)}, but {self.path} has {found}")
         name = told.name if told.foreign else self.path.stem

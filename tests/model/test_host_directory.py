@@ -127,7 +127,9 @@ def test_a_host_called_like_ours_is_refused(path: Path) -> None:
 
 
 def test_what_must_be_installed_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_directory, "find_spec", lambda name: None if name == "transformers" else importlib.util.find_spec(name))
+    monkeypatch.setattr(
+        host_directory, "find_spec", lambda name: None if name == "transformers" else importlib.util.find_spec(name)
+    )
     refused(path, r'not installed; pip install "engram-tables\[hf\]"')
 
 
