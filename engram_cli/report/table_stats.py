@@ -2,7 +2,8 @@
 
 Threads take stretches of rows in turn, read each into memory of their own (not through the map, which would fill the process) and
 weigh it where it lies (table/weighing.py). So a pass takes the time of reading, and a few megabytes. With n-grams, one byte a
-row is kept for one layer and order at a time. Shapes: R rows of a head, E numbers per row, H heads of an order.
+row is kept for one layer and order at a time.
+Shapes: R rows of a head, E numbers per row, B blocks of a row that have a scale each, K = R * B.
 """
 
 import os
@@ -22,10 +23,11 @@ from engram_cli.report.lookup import Lookup, open_lookup
 from engram_cli.report.report import Measure, Report, Scalar, column, table
 from engram_cli.store.matrix import Matrix
 from engram_cli.table import weighing
+from engram_cli.table.row_types import BLOCK
 from engram_cli.table.rows import Rows
 from engram_cli.table.stored import StoredLayer, StoredTable
 
-_STRETCH = 1 << 20  # bytes of numbers that a thread reads at a time: they stay in its cache
+_STRETCH = 1 << 20  # numbers that a thread reads at a time: they stay near its core
 _LOOK = 0.1  # seconds between two looks at how far the threads are
 _BIAS = 1023  # of an exponent of f64
 
@@ -141,23 +143,27 @@ def weigh(layer: StoredLayer, progress: ProgressLike = SILENT) -> list[HeadWeigh
 
 def _stretches(layer: StoredLayer) -> Iterator[tuple[int, int, int]]:
     """(head, first row, how many), none over the end of a head."""
-    step = max(1, _STRETCH // layer.rows.numbers.row_bytes)
+    step = _stretch(layer.rows)
     for head, (prime, offset) in enumerate(zip(layer.layout.primes_H, layer.layout.offsets_H, strict=True)):
         for first in range(0, prime, step):
             yield head, offset + first, min(step, prime - first)
+
+
+def _stretch(rows: Rows) -> int:
+    """Rows that are read at a time."""
+    return max(1, _STRETCH // rows.dim)
 
 
 class _Balance:
     """One thread's view of rows: the memory it reads into, and how their numbers are weighed."""
 
     def __init__(self, rows: Rows) -> None:
-        self.rows = rows
-        step = max(1, _STRETCH // rows.numbers.row_bytes)
+        self.rows, step = rows, _stretch(rows)
         self.numbers_UB = np.empty((step, rows.numbers.row_bytes), np.uint8)
         self.scales = rows.scales if isinstance(rows.scales, Matrix) else None
-        self.scales_UB = np.zeros((step, self.scales.row_bytes if self.scales else 1), np.uint8)
+        self.in_place = rows.type.numbers == "F8_E4M3" and rows.dim % BLOCK == 0
+        self.scales_UB = np.zeros((step, self.scales.row_bytes if self.scales else rows.dim // BLOCK), np.uint8)
         self.unscaled = np.zeros(256, np.int64)  # where the matrix has one scale, nothing is to be counted
-        self.shifted_E = np.empty(rows.dim, np.uint32)
         self.factors: npt.NDArray[np.float64] = np.ones(256)
         if rows.type.share == "block":
             self.factors[:] = 2.0 ** (2 * (np.arange(256) - 127.0))
@@ -171,14 +177,17 @@ class _Balance:
         rows.numbers.fill(first, numbers_UB)
         if self.scales is not None:
             self.scales.fill(first, scales_UB)
-        if rows.type.numbers == "F8_E4M3":
+        if self.in_place:
             sizes = self.unscaled if self.scales is None else weight.scales
             found = (weight.counts, weight.norms, weight.squares, sizes)
-            weighing.weigh_e4m3(numbers_UB, scales_UB, self.factors, *found, self.shifted_E)
+            weighing.weigh_e4m3(numbers_UB.reshape(-1), scales_UB.reshape(-1), rows.dim // BLOCK, self.factors, *found)
             return
         numbers_UE = numbers_UB.view(rows.numbers.type).reshape(count, rows.dim)
         scales_U = None if self.scales is None else scales_UB.view(self.scales.type).reshape(count)
-        weighing.weigh_floats(rows.type.decode(numbers_UE, scales_U), weight.counts, weight.norms, weight.squares)
+        scales = scales_U if isinstance(rows.scales, Matrix) else rows.scales
+        weighing.weigh_floats(rows.type.decode(numbers_UE, scales), weight.counts, weight.norms, weight.squares)
+        if rows.type.numbers == "F8_E4M3":
+            weight.counts[weighing.SATURATED] += np.count_nonzero(numbers_UB & 0x7F == 0x7E)
         if scales_U is not None:
             weight.scales += np.bincount(scales_U.view(np.uint32) >> 23 & 255, minlength=256)
 

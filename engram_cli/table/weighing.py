@@ -1,8 +1,11 @@
 """What rows weigh, compiled: norms, zeros, NaN, infinities and saturated numbers of rows as they are stored.
 
-A byte of E4M3 without its sign, shifted to where an f32 has exponent and mantissa, is its magnitude times 2^-120, subnormal ones
-too: so wide registers decode it, three times as fast as a table of 256.
-Shapes: R rows, E numbers per row, B blocks of a row that have a scale each.
+E4M3 is weighed as it lies, no row of it is decoded. A byte without its sign, shifted to where an f32 has exponent and mantissa, is
+its magnitude times 2^-120; adding 120 to the exponent puts that right but for the eight subnormal ones, which get an exponent more
+and have it taken away as a number. (Multiplying by 2^120 is right for all, but processors are slow with subnormal f32.)
+Three passes over a few hundred rows, which stay in the cache of a core, are faster than one, for each is a loop that wide registers
+can do: squares block by block; codes counted; scales and rows.
+Shapes: R rows, E numbers per row, B blocks of a row that have a scale each, K = R * B blocks.
 """
 
 from typing import Any
@@ -10,13 +13,17 @@ from typing import Any
 import numpy as np
 
 from engram_cli.compiled import inlined, summing
+from engram_cli.table.row_types import BLOCK
 
 ZERO, NAN, INFINITE, SATURATED, KINDS = 0, 1, 2, 3, 4  # places in `counts`
 SUM, LARGEST, SMALLEST = 0, 1, 2  # places in `norms`
 EXPONENTS = 2048  # of f64: places in `squares`, which counts rows by the exponent of their squared norm
-_SHIFT = np.uint32(20)
-_NAN, _MOST, _MAGNITUDE = np.uint32(0x7F << 20), np.uint32(0x7E << 20), np.uint8(0x7F)  # E4M3 has one NaN, above 448
-_UNSHIFT = np.float32(2.0**120)
+_BLOCK = np.uint64(BLOCK)
+_TILE = np.uint64(4096)  # blocks of a pass: 128 KiB
+_ONE = np.uint64(1)
+_MAGNITUDE, _MOST, _NAN, _SUBNORMAL = np.uint8(0x7F), np.uint8(0x7E), np.uint8(0x7F), np.uint32(8)  # E4M3 has one NaN, above 448
+_SHIFT, _EXPONENT, _FURTHER = np.uint32(20), np.uint32(120 << 23), np.uint32(121 << 23)
+_LEAST = np.float32(2.0**-6)
 
 
 @inlined
@@ -31,48 +38,63 @@ def _enter(square: Any, square_1: Any, bits_1: Any, norms: Any, squares: Any) ->
 
 
 @summing
+def _square_blocks(numbers_KE: Any, first: Any, stop: Any, parts: Any) -> None:
+    """Sums of squares of the blocks from `first` to `stop`, into `parts`. NaN counts as 480."""
+    for block in range(first, stop):
+        part = np.float32(0)
+        for at in range(_BLOCK):
+            code = np.uint32(numbers_KE[block, at] & _MAGNITUDE)
+            bits = np.uint32(code << _SHIFT) + (_FURTHER if code < _SUBNORMAL else _EXPONENT)
+            value = np.uint32(bits).view(np.float32) - (_LEAST if code < _SUBNORMAL else np.float32(0))
+            part += value * value
+        parts[block - first] = part
+
+
+@summing
+def _count_codes(numbers_N: Any, first: Any, stop: Any) -> Any:
+    """(saturated numbers, NaN) among those from `first` to `stop`."""
+    saturated = nan = np.uint32(0)  # narrow counters: more of them in a register
+    for at in range(first, stop):
+        code = numbers_N[at] & _MAGNITUDE
+        saturated = np.uint32(saturated + np.uint32(code == _MOST))
+        nan = np.uint32(nan + np.uint32(code == _NAN))
+    return saturated, nan
+
+
+@summing
 def weigh_e4m3(
-    numbers_RE: Any, scales_RB: Any, factors: Any, counts: Any, norms: Any, squares: Any, scale_counts: Any, shifted_E: Any
+    numbers_N: Any, scales_K: Any, blocks: int, factors: Any, counts: Any, norms: Any, squares: Any, scale_counts: Any
 ) -> None:
     """Add rows of E4M3 up in `counts`, int64 [KINDS], `norms`, f64 [3], `squares`, int64 [EXPONENTS], `scale_counts`, int64 [256].
 
-    numbers_RE: u8; scales_RB: u8, B divides E; factors: f64 [256], the square of what each scale multiplies by, or NaN; shifted_E:
-    u32, to work in.
+    numbers_N: u8, N = K * BLOCK; scales_K: u8; blocks: B, of a row; factors: f64 [256], the square of what each scale multiplies
+    by, or NaN.
     """
-    magnitude_E = shifted_E.view(np.float32)
+    parts = np.empty(_TILE, np.float32)
     square_1 = np.empty(1, np.float64)
     bits_1 = square_1.view(np.uint64)
-    blocks = scales_RB.shape[1]
-    size = numbers_RE.shape[1] // blocks
-    for row in range(len(numbers_RE)):
-        numbers_E = numbers_RE[row]
-        for at in range(len(numbers_E)):
-            shifted_E[at] = np.uint32(numbers_E[at] & _MAGNITUDE) << _SHIFT
-        largest = np.uint32(0)
-        for at in range(len(shifted_E)):
-            largest = max(largest, shifted_E[at])
-        square = np.float64(0)
-        for block in range(blocks):
-            scale = scales_RB[row, block]
-            scale_counts[scale] += 1
-            part = np.float32(0)
-            block_E = magnitude_E[block * size : block * size + size]
-            for at in range(len(block_E)):
-                value = block_E[at] * _UNSHIFT
-                part += value * value
-            square += np.float64(part) * factors[scale]
-        if largest >= _MOST:
-            saturated, nan = 0, 0
-            for at in range(len(numbers_E)):
-                saturated += shifted_E[at] == _MOST
-                nan += shifted_E[at] == _NAN
-            counts[SATURATED] += saturated
-            counts[NAN] += nan
-        if largest == 0:
-            counts[ZERO] += 1
-        if largest == _NAN or square != square:
-            continue
-        _enter(square, square_1, bits_1, norms, squares)
+    width, all_blocks = np.uint64(blocks), np.uint64(len(scales_K))
+    numbers_KE = numbers_N.reshape(-1, BLOCK)
+    step = max(_ONE, _TILE // width) * width
+    for first in range(np.uint64(0), all_blocks, step):
+        stop = min(all_blocks, first + step)
+        _square_blocks(numbers_KE, first, stop, parts)
+        saturated, nan = _count_codes(numbers_N, first * _BLOCK, stop * _BLOCK)
+        counts[SATURATED] += saturated
+        counts[NAN] += nan
+        for row in range(first, stop, width):
+            square, largest = np.float64(0), np.float32(0)
+            for block in range(row, row + width):
+                scale = np.uint64(scales_K[block])
+                scale_counts[scale] += 1
+                part = parts[block - first]
+                largest = max(largest, part)
+                square += np.float64(part) * factors[scale]
+            if largest == 0:
+                counts[ZERO] += 1
+            if square != square or (nan and _count_codes(numbers_N, row * _BLOCK, (row + width) * _BLOCK)[1]):
+                continue
+            _enter(square, square_1, bits_1, norms, squares)
 
 
 @summing

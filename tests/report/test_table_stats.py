@@ -58,6 +58,35 @@ def test_weights_are_those_of_the_decoded_rows(tmp_path: Path, monkeypatch: pyte
             assert not weight.scales.any()
 
 
+def test_any_bytes_of_e4m3_and_any_scales(tmp_path: Path) -> None:
+    """All 256 numbers under all 256 scales: f64 holds every square, and NaN wherever it stands leaves the row out."""
+    random = np.random.default_rng(1)
+    rows = Rows.create(tmp_path / "rows.safetensors", 4096, 64, "fp8-block")
+    numbers_RE = random.permuted(np.tile(np.arange(256, dtype=np.uint8), 1024)).reshape(4096, 64)
+    numbers_RE[::2] &= 0x77  # half of the rows without NaN
+    scales_RB = random.permuted(np.tile(np.arange(256, dtype=np.uint8), 32)).reshape(4096, 2)
+    rows.write_stored(0, numbers_RE, scales_RB)
+    (weight,) = table_stats.weigh(StoredLayer(LayerLayout(0, (2,), (4096,), (1, 3)), rows, {}))
+    values_RE = ROW_TYPES["fp8-scalar"].decode(numbers_RE, np.ones(1, np.float32)).astype(np.float64)
+    factors_RB = np.where(scales_RB < 255, np.exp2(scales_RB - 127.0), np.nan)
+    norms = np.linalg.norm(values_RE * factors_RB.repeat(32, axis=1), axis=1)
+    norms = norms[~np.isnan(norms)]
+    assert len(norms) > 1900
+    assert weight.norms == pytest.approx([norms.sum(), norms.max(), norms.min()], rel=1e-6)
+    assert weight.squares.sum() == len(norms)
+    assert weight.counts.tolist() == [0, int(np.isnan(values_RE).sum()), 0, int((numbers_RE & 0x7F == 0x7E).sum())]
+    assert np.array_equal(weight.scales, np.full(256, 32))
+
+
+def test_rows_that_are_not_made_of_whole_blocks(tmp_path: Path) -> None:
+    rows = Rows.create(tmp_path / "rows.safetensors", 3, 40, "fp8-scalar")
+    rows.scales = np.array([2.0], np.float32)
+    rows.write_stored(0, np.array([[0] * 40, [0xFE] + [0] * 39, [0x7F] * 40], np.uint8), None)
+    (weight,) = table_stats.weigh(StoredLayer(LayerLayout(0, (2,), (3,), (1, 3)), rows, {}))
+    assert weight.counts.tolist() == [1, 40, 0, 1]
+    assert weight.norms.tolist() == [896, 896, 0]
+
+
 def test_very_large_and_very_small_numbers_have_norms(tmp_path: Path) -> None:
     rows = Rows.create(tmp_path / "rows.safetensors", 2, 4, "f32")
     rows.put(np.arange(2), np.array([[3e30, 4e30, 0, 0], [3e-30, -4e-30, 0, 0]], np.float32))
