@@ -17,6 +17,7 @@ from engram_cli.table.row_types import BLOCK
 
 ZERO, NAN, INFINITE, SATURATED, KINDS = 0, 1, 2, 3, 4  # places in `counts`
 SUM, LARGEST, SMALLEST = 0, 1, 2  # places in `norms`
+_SQUARE = 15  # a place in the norms of a call, which fill two lines of a cache
 EXPONENTS = 2048  # of f64: places in `squares`, which counts rows by the exponent of their squared norm
 _BLOCK = np.uint64(BLOCK)
 _TILE = np.uint64(4096)  # blocks of a pass: 128 KiB
@@ -27,14 +28,30 @@ _LEAST = np.float32(2.0**-6)
 
 
 @inlined
-def _enter(square: Any, square_1: Any, bits_1: Any, norms: Any, squares: Any) -> None:
-    """Count one row without NaN or infinity in it by its squared norm; bits_1 is square_1, seen as u64."""
+def _enter(square: Any, norms: Any, places: Any, squares: Any) -> None:
+    """Count one row without NaN or infinity in it by its squared norm; places is norms, seen as u64."""
     norm = np.sqrt(square)
     norms[SUM] += norm
     norms[LARGEST] = max(norms[LARGEST], norm)
     norms[SMALLEST] = min(norms[SMALLEST], norm)
-    square_1[0] = square
-    squares[bits_1[0] >> np.uint64(52)] += 1
+    norms[_SQUARE] = square
+    squares[places[_SQUARE] >> np.uint64(52)] += 1
+
+
+@inlined
+def _own_norms() -> Any:
+    """Norms of this call alone: what threads add to row by row must not lie in one line of a cache."""
+    norms = np.zeros(_SQUARE + 1)
+    norms[SMALLEST] = np.inf
+    return norms
+
+
+@inlined
+def _give(own: Any, norms: Any) -> None:
+    """Add the norms of a call to those of all."""
+    norms[SUM] += own[SUM]
+    norms[LARGEST] = max(norms[LARGEST], own[LARGEST])
+    norms[SMALLEST] = min(norms[SMALLEST], own[SMALLEST])
 
 
 @summing
@@ -71,8 +88,8 @@ def weigh_e4m3(
     by, or NaN.
     """
     parts = np.empty(_TILE, np.float32)
-    square_1 = np.empty(1, np.float64)
-    bits_1 = square_1.view(np.uint64)
+    own = _own_norms()
+    places = own.view(np.uint64)
     width, all_blocks = np.uint64(blocks), np.uint64(len(scales_K))
     numbers_KE = numbers_N.reshape(-1, BLOCK)
     step = max(_ONE, _TILE // width) * width
@@ -94,14 +111,15 @@ def weigh_e4m3(
                 counts[ZERO] += 1
             if square != square or (nan and _count_codes(numbers_N, row * _BLOCK, (row + width) * _BLOCK)[1]):
                 continue
-            _enter(square, square_1, bits_1, norms, squares)
+            _enter(square, own, places, squares)
+    _give(own, norms)
 
 
 @summing
 def weigh_floats(values_RE: Any, counts: Any, norms: Any, squares: Any) -> None:
     """As `weigh_e4m3` for f32 [R, E], which has nothing saturated and no scales."""
-    square_1 = np.empty(1, np.float64)
-    bits_1 = square_1.view(np.uint64)
+    own = _own_norms()
+    places = own.view(np.uint64)
     for row in range(len(values_RE)):
         values_E = values_RE[row]
         part = np.float32(0)
@@ -120,4 +138,5 @@ def weigh_floats(values_RE: Any, counts: Any, norms: Any, squares: Any) -> None:
             counts[ZERO] += square == 0
             if nan + infinite:
                 continue
-        _enter(square, square_1, bits_1, norms, squares)
+        _enter(square, own, places, squares)
+    _give(own, norms)
