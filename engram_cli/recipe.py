@@ -26,6 +26,7 @@ OUR_HOST = "engram"
 PARTS = {"auto": "", "memory": "none", "memory+last": "last", "memory+all": "all"}  # -> what is trained of the host
 INITS = ("counts", "random", "zero")
 CONVOLUTIONS = ("none", "zero", "random")
+ROW_OPTIMIZERS = ("adagrad", "adam", "adam-full")
 _SEEDS = 1 << 63
 
 
@@ -173,28 +174,40 @@ class HostRecipe:
 class TrainingRecipe:
     """How host and memory train together.
 
-    batch: sequences of host.context tokens per step; learning_rate: of our host and of memories (AdamW); host_learning_rate: of a
-    foreign host; row_learning_rate: of the rows (row-wise Adagrad, no weight decay), 0 leaves them as they were initialised;
-    minutes: when the command line gives neither minutes nor tokens; seed: of weights and batch order; parts: what is trained,
-    memory, memory+last (with the last block of the host) or memory+all; auto is memory with a foreign host and all with ours.
+    batch: stretches of host.context tokens that are computed at once; accumulate: batches per step, as good as one so many times as
+    large in the memory of one; learning_rate: of our host and of memories (AdamW); host_learning_rate: of a foreign host;
+    row_learning_rate: of the rows (no weight decay), 0 leaves them as they were initialised; row_optimizer: adagrad, adam (both keep
+    4 bytes a row) or adam-full (8 bytes a number); minutes: when the command line gives neither minutes nor tokens; seed: of weights
+    and batch order; parts: what is trained, memory, memory+last (with the last block of the host) or memory+all; auto is memory
+    with a foreign host and all with ours.
     """
 
     batch: int = 8
+    accumulate: int = 1
     learning_rate: float = 2e-3
     weight_decay: float = 0.1
     row_learning_rate: float = 0.02
+    row_optimizer: str = "adagrad"
     minutes: float = 3.0
     seed: int = 0
     parts: str = "auto"
     host_learning_rate: float = 2e-4
 
+    @property
+    def stretches(self) -> int:
+        """Stretches per step."""
+        return self.batch * self.accumulate
+
     def check(self) -> None:
         _rule(self.parts in PARTS, "training.parts", f"one of {', '.join(PARTS)}", self.parts)
         _rule(self.host_learning_rate > 0, "training.host_learning_rate", "above 0", self.host_learning_rate)
         _rule(self.batch >= 1, "training.batch", "1 or more", self.batch)
+        _rule(self.accumulate >= 1, "training.accumulate", "1 or more", self.accumulate)
         _rule(self.learning_rate > 0, "training.learning_rate", "above 0", self.learning_rate)
         _rule(self.weight_decay >= 0, "training.weight_decay", "0 or more", self.weight_decay)
         _rule(self.row_learning_rate >= 0, "training.row_learning_rate", "0 or more", self.row_learning_rate)
+        known = self.row_optimizer in ROW_OPTIMIZERS
+        _rule(known, "training.row_optimizer", f"one of {', '.join(ROW_OPTIMIZERS)}", self.row_optimizer)
         _rule(self.minutes > 0, "training.minutes", "above 0", self.minutes)
         _rule(0 <= self.seed < _SEEDS, "training.seed", "from 0 to 2^63 - 1", self.seed)
 

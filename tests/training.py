@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ TINY = Recipe(
 PAD = 2  # canonical, of streams made by hand
 
 
-def tiny(init: str = "counts", dtype: str = "f32", **training: float) -> Recipe:
+def tiny(init: str = "counts", dtype: str = "f32", **training: Any) -> Recipe:
     """TINY with other rows or another training."""
     return replace(TINY, rows=replace(TINY.rows, init=init, dtype=dtype), training=replace(TINY.training, **training))
 
@@ -59,11 +60,11 @@ def start_of(ngrams: NGrams, directory: Path, recipe: Recipe = TINY) -> Start:
     return Start.make(streams(ngrams, layout)[0], ngrams.vocab, recipe, layout, directory)
 
 
-def trainer_of(ngrams: NGrams, start: Start, recipe: Recipe = TINY) -> Trainer:
+def trainer_of(ngrams: NGrams, start: Start, recipe: Recipe = TINY, where: str = "ram") -> Trainer:
     """A new trainer from `start`."""
     training, _ = streams(ngrams, start.layout)
-    batches = Batches(training, recipe.training.batch, recipe.host.context, recipe.training.seed)
-    return start.trainer(batches, recipe, torch.device("cpu"))
+    batches = Batches(training, recipe.training.stretches, recipe.host.context, recipe.training.seed)
+    return start.trainer(batches, recipe, torch.device("cpu"), where)
 
 
 def held_out_of(ngrams: NGrams, layout: Layout | None, tokens: int = 512, context: int = TINY.host.context) -> HeldOut:

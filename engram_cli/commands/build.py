@@ -19,6 +19,10 @@ def command(
     tokens: Tokens = None,
     seed: Seed = None,
     device: Device = "auto",
+    rows: Annotated[
+        str,
+        typer.Option("--rows", metavar="auto|ram|mmap|cuda", help="Where rows live; auto: in memory if they fit, else mapped."),
+    ] = "auto",
     threads: Threads = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of an unfinished run.")] = False,
     force: Force = False,
@@ -49,6 +53,7 @@ def command(
             out,
             budget(chosen, minutes, tokens),
             device=device,
+            rows=rows,
             resume=resume,
             force=force,
             progress=shown,

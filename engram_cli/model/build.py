@@ -1,7 +1,7 @@
 """`build`: recipe -> layout -> rows -> training -> a table artifact.
 
-Everything is written in the artifact's partial directory: rows first, sparse and mapped; a checkpoint every minute; the rest at
-the end. A run that was killed is continued from there; one that left no checkpoint leaves nothing.
+Everything is written in the artifact's partial directory: rows first; a checkpoint every minute, which brings trained rows into
+their files; the rest at the end. A run that was killed is continued from there; one that left no checkpoint leaves nothing.
 """
 
 import dataclasses
@@ -19,19 +19,29 @@ import pyarrow as pa
 import torch
 
 from engram_cli.corpus.artifact import NGrams
-from engram_cli.errors import ArtifactError
-from engram_cli.model.checkpoint import find_checkpoint, load_checkpoint, read_state, save_checkpoint, whole_step
+from engram_cli.errors import ArtifactError, DeviceError, RecipeError
+from engram_cli.model.checkpoint import (
+    find_checkpoint,
+    load_checkpoint,
+    read_state,
+    restore_rows,
+    save_checkpoint,
+    whole_step,
+)
 from engram_cli.model.data import Batches, HeldOut, Windowed, layout_for
 from engram_cli.model.host import Host, initialise
+from engram_cli.model.layer_rows import LayerRows
+from engram_cli.model.row_optimizer import OPTIMIZERS
+from engram_cli.model.row_store import count_trained, open_store
 from engram_cli.model.statistics import TokenVectors, fill_rows, initialise_host, token_vectors
 from engram_cli.model.table import make_host, pick_device, save_weights
-from engram_cli.model.train import Budget, LayerRows, Trainer
+from engram_cli.model.train import Budget, Trainer
 from engram_cli.progress import SILENT, ProgressLike
 from engram_cli.recipe import Recipe
 from engram_cli.store import schema
 from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, partial_path, scratch_path, write_artifact
-from engram_cli.store.resources import need_disk, need_memory
-from engram_cli.store.tensors import TensorSpec, create_tensors, map_tensor, read_tensor_specs
+from engram_cli.store.resources import free_memory, need_disk, need_memory, need_room
+from engram_cli.store.tensors import TensorSpec, create_tensors, map_tensor, read_tensor_specs, reserve
 from engram_cli.table.formats.engram import LAYOUT_FILE
 from engram_cli.table.layout import Layout
 from engram_cli.table.rows import Rows, rows_file
@@ -42,6 +52,8 @@ _EVALUATION_TOKENS = 16_384  # of each but the last
 _FINAL_TOKENS = 262_144
 _RANDOM_SCALE = 0.02  # of rows with init = "random"
 _STAGES = 3
+_SMALLER = "lower hash.size, hash.heads or rows.dim"
+WHERE = {"ram": "rows in memory", "mmap": "rows mapped from disk", "cuda": "rows on the GPU"}
 
 
 def build(
@@ -51,12 +63,14 @@ def build(
     budget: Budget,
     *,
     device: str = "auto",
+    rows: str = "auto",
     resume: bool = False,
     force: bool = False,
     progress: ProgressLike = SILENT,
 ) -> Artifact:
     """Build a table from an n-gram artifact and write it as a table artifact at `out`.
 
+    rows: where they live while they are trained, ram, mmap or cuda (row_store.py); auto: in memory where they fit, else mapped.
     Raises RecipeError where the recipe cannot be built or the n-grams do not suit its hash, ArtifactError where `out` exists
     (without `force`) or an unfinished run lies there (without `resume` or `force`), ResourceError where the rows fit neither disk
     nor memory, TrainingError where there is too little text or the loss is lost.
@@ -71,7 +85,9 @@ def build(
     if resume and not checkpoint:
         raise ArtifactError(f"--resume needs a checkpoint, but {partial} has none; run without --resume")
     recipe.check_buildable()
+    computing = pick_device(device)
     layout = layout_for(recipe.hash, ngrams)
+    where = place_rows(rows, layout, recipe, computing)
     fingerprint = _fingerprint(ngrams, recipe, budget)
     if checkpoint and resume:
         read_state(checkpoint, fingerprint)
@@ -80,14 +96,16 @@ def build(
         shutil.rmtree(partial, ignore_errors=True)
     try:
         with write_artifact(final, "table", force=force, keep_partial=True) as draft:
-            trainer, held_out = _prepare(ngrams, recipe, layout, draft.path, pick_device(device), resume, progress)
+            if checkpoint and resume:
+                restore_rows(checkpoint, draft.path)
+            trainer, held_out = _prepare(ngrams, recipe, layout, draft.path, computing, where, resume, progress)
             if checkpoint and resume:
                 load_checkpoint(checkpoint, trainer, fingerprint)
-            progress.stage(2, _STAGES, "training host and memory together")
-            train(trainer, budget, held_out, progress, lambda: save_checkpoint(draft.scratch, trainer, fingerprint))
+            progress.stage(2, _STAGES, f"training host and memory together, {WHERE[where]}")
+            train(trainer, budget, held_out, progress, lambda: save_checkpoint(draft.path, trainer, fingerprint))
             progress.stage(3, _STAGES, "measuring on held-out text and writing the table")
             loss = trainer.evaluate(HeldOut(held_out.source, held_out.context, _FINAL_TOKENS))
-            _write(draft, ngrams, recipe, layout, trainer, loss, held_out.tokens_per_byte)
+            _write(draft, ngrams, recipe, layout, trainer, budget, loss, held_out.tokens_per_byte)
     finally:
         if not find_checkpoint(scratch_path(partial)):  # nothing to go on from
             shutil.rmtree(partial, ignore_errors=True)
@@ -95,27 +113,63 @@ def build(
 
 
 def check_resources(layout: Layout, recipe: Recipe, directory: Path) -> None:
-    """Refuse, before any work, rows that fit neither the disk of `directory` nor memory. Raises ResourceError."""
-    way_out = "lower hash.size, hash.heads or rows.dim"
+    """Refuse, before any work, rows that fit not the disk of `directory`, or cannot be filled in memory. Raises ResourceError."""
     row_bytes = recipe.rows.row_bytes
-    need_disk(directory, layout.rows * (row_bytes + 4), f"a table of {layout.rows:,} rows x {row_bytes} bytes", way_out)
-    memory = layout.rows * 4
+    disk = layout.rows * 4 + rows_bytes(layout, recipe)  # with the occurrences of each row
+    need_disk(directory, disk, f"a table of {layout.rows:,} rows x {row_bytes} bytes", _SMALLER)
     if recipe.rows.init == "counts":
         largest = max(prime for layer in layout.layers for prime in layer.primes_H)
-        memory += torch.get_num_threads() * largest * (recipe.rows.dim + 1) * 4
-    need_memory(memory, f"filling and training {layout.rows:,} rows", way_out)
+        memory = torch.get_num_threads() * largest * (recipe.rows.dim + 1) * 4
+        need_memory(memory, f"filling {layout.rows:,} rows", _SMALLER)
+
+
+def rows_bytes(layout: Layout, recipe: Recipe) -> int:
+    """Bytes of all rows with their optimizer state: what they take of the disk, and held in memory or on a GPU, of that."""
+    return layout.rows * (recipe.rows.row_bytes + 4 * _state_width(recipe))
+
+
+def place_rows(wanted: str, layout: Layout, recipe: Recipe, device: torch.device) -> str:
+    """Where rows shall live: ram, mmap or cuda, as wanted; auto is ram where they fit three quarters of the memory at hand.
+
+    Raises RecipeError for another name, DeviceError for cuda where the host is not on a GPU, ResourceError where they do not fit.
+    """
+    if wanted not in ("auto", *WHERE):
+        raise RecipeError(f"--rows is auto, {', '.join(WHERE)}, but it is {wanted!r}; choose one of them")
+    size = rows_bytes(layout, recipe)
+    if wanted == "auto":
+        return "ram" if size <= free_memory() * 3 // 4 else "mmap"
+    if wanted == "cuda":
+        if device.type != "cuda":
+            raise DeviceError("--rows cuda needs a host on a CUDA GPU, but it computes on the cpu; use --rows ram, or mmap")
+        need_room(
+            size, torch.cuda.mem_get_info(device)[0], f"--rows cuda with {layout.rows:,} rows", "GPU memory", "use --rows ram"
+        )
+    if wanted == "ram":
+        need_memory(size, f"--rows ram with {layout.rows:,} rows", "use --rows mmap")
+    return wanted
+
+
+def _state_width(recipe: Recipe) -> int:
+    return OPTIMIZERS[recipe.training.row_optimizer].width(recipe.rows.dim)
 
 
 def _prepare(
-    ngrams: NGrams, recipe: Recipe, layout: Layout, directory: Path, device: torch.device, resume: bool, progress: ProgressLike
+    ngrams: NGrams,
+    recipe: Recipe,
+    layout: Layout,
+    directory: Path,
+    device: torch.device,
+    where: str,
+    resume: bool,
+    progress: ProgressLike,
 ) -> tuple[Trainer, HeldOut]:
     training, held_out = streams(ngrams, layout)
     context = recipe.host.context
-    batches = Batches(training, recipe.training.batch, context, recipe.training.seed)
+    batches = Batches(training, recipe.training.stretches, context, recipe.training.seed)
     evaluation = HeldOut(held_out, context, _EVALUATION_TOKENS)
     progress.stage(1, _STAGES, f"initialising {layout.rows:,} rows: {recipe.rows.init}")
     start = Start.make(training, ngrams.vocab, recipe, layout, directory, fill=not resume, progress=progress)
-    return start.trainer(batches, recipe, device), evaluation
+    return start.trainer(batches, recipe, device, where), evaluation
 
 
 def streams(ngrams: NGrams, layout: Layout | None) -> tuple[Windowed, Windowed]:
@@ -156,16 +210,16 @@ class Start:
             progress.advance(number, len(layers), "layers")
             if fill:
                 rows = Rows.create(directory / rows_file(layer.layer), layer.rows, recipe.rows.dim, recipe.rows.dtype)
+                reserve(directory / rows_file(layer.layer))
                 if recipe.rows.init == "random":
                     _randomise(rows, recipe.training.seed + layer.layer)
                 if vectors is not None:
                     fill_rows(layer, rows, _occurrences(directory, layer.layer, layer.rows), training, vectors)
-                rows.flush()
             progress.advance(number + 1, len(layers), "layers")
         return cls(vocab, layout, directory, vectors)
 
-    def trainer(self, batches: Batches, recipe: Recipe, device: torch.device) -> Trainer:
-        """A new trainer: host initialised by the recipe's seed, rows mapped copy-on-write."""
+    def trainer(self, batches: Batches, recipe: Recipe, device: torch.device, where: str = "ram") -> Trainer:
+        """A new trainer: host initialised by the recipe's seed, rows opened `where` they shall live."""
         host = make_host(recipe, self.vocab, self.layout)
         initialise(host, torch.Generator().manual_seed(recipe.training.seed))
         vectors = self.vectors
@@ -174,9 +228,9 @@ class Start:
             vectors = TokenVectors(vectors.vectors_VC.to(device), vectors.to_width_DC)
         rows = {}
         for layer in self.layout.layers if self.layout else ():
-            mapped = Rows.open(self.directory / rows_file(layer.layer), "c")
+            store = open_store(self.directory, layer.layer, _state_width(recipe), where, device)
             occurrences_R = _occurrences(self.directory, layer.layer) if vectors is not None else None
-            rows[layer.layer] = LayerRows(layer, mapped, occurrences_R, vectors)
+            rows[layer.layer] = LayerRows(layer, store, OPTIMIZERS[recipe.training.row_optimizer], occurrences_R, vectors)
         return Trainer(host.to(device), rows, batches, recipe.training)
 
 
@@ -229,22 +283,29 @@ def train(
 
 
 def _write(
-    draft: Draft, ngrams: NGrams, recipe: Recipe, layout: Layout, trainer: Trainer, loss: float, tokens_per_byte: float
+    draft: Draft,
+    ngrams: NGrams,
+    recipe: Recipe,
+    layout: Layout,
+    trainer: Trainer,
+    budget: Budget,
+    loss: float,
+    tokens_per_byte: float,
 ) -> None:
-    """Write everything but the rows, which lie there already, and put the trained rows into their files."""
-    for layer, rows in trainer.rows.items():
-        ids = rows.touched
-        target = Rows.open(draft.path / rows_file(layer), "r+")
-        target.put(ids, rows.rows.take(ids))
-        target.flush()
+    """Write everything but the rows, which the last checkpoint put where they belong.
+
+    Of a run by tokens no seconds are told: they alone would make it another artifact each time.
+    """
+    timeless = {"seconds": None} if budget.tokens is not None else {}
     save_weights(trainer.host, draft.path)
     draft.table(LAYOUT_FILE, layout.to_arrow())
-    draft.table("training.arrow", pa.Table.from_pylist([vars(record) for record in trainer.log], schema.TRAINING))
+    draft.table("training.arrow", pa.Table.from_pylist([vars(record) | timeless for record in trainer.log], schema.TRAINING))
     for name in ("tokenizer.json", "token_map.arrow"):
         shutil.copyfile(ngrams.artifact.file(name), draft.path / name)
     draft.recipe = recipe.to_toml()
     draft.inputs = {"ngrams": ngrams.artifact.digest}
-    draft.facts = _facts(ngrams, recipe, layout, trainer, loss, tokens_per_byte)
+    rows_trained = sum(count_trained(draft.path, layer) for layer in trainer.rows)
+    draft.facts = _facts(ngrams, recipe, layout, trainer, loss, tokens_per_byte) | {"rows_trained": rows_trained}
 
 
 def _facts(
@@ -263,7 +324,6 @@ def _facts(
         "tokens": trainer.tokens,
         "held_out_loss": round(loss, 6),
         "bits_per_byte": round(loss / np.log(2) * tokens_per_byte, 6),
-        "rows_trained": int(sum(len(rows.touched) for rows in trainer.rows.values())),
         **{key: facts[key] for key in ("token_map_digest", "vocab", "canonical_vocab", "pad", "end")},
     }
 

@@ -1,9 +1,13 @@
 """Checkpoints: what a training run needs to go on, and nothing that it can find again.
 
-Rows as they were initialised stay in their files; a checkpoint holds the host, the optimizer's moments, and the rows that were
-changed since, so its size follows the work and not the table. It is written beside the last one and then takes its place:
+The rows of the last checkpoint lie in their files. A checkpoint holds the host, the optimizer's moments, and the rows that were
+changed since that one, with their optimizer state: its size follows the work and not the table. It is written beside the last
+one, takes its place, and only then are its rows put into the files. Whoever goes on from it puts them there again, which changes
+nothing where that was done: so a kill at any moment leaves one step, whole. Before the next one takes its place, files are flushed.
 
-    .NAME.partial/scratch/checkpoint/ state.json  host.safetensors  rows-LL.safetensors
+    .NAME.partial/          rows-LL.safetensors
+        scratch/            state-LL.safetensors: one record of optimizer state for each row
+            checkpoint/     state.json  host.safetensors  rows-LL.safetensors: ids, rows, state
 """
 
 import json
@@ -22,30 +26,30 @@ import numpy as np
 import torch
 
 from engram_cli.errors import ArtifactError
+from engram_cli.model.row_store import Changes, open_state, state_file
 from engram_cli.model.train import StepRecord, Trainer
+from engram_cli.store.artifact import scratch_path
 from engram_cli.store.tensors import map_tensor, read_tensor_specs, write_tensors
-from engram_cli.table.rows import rows_file
+from engram_cli.table.rows import Rows, rows_file
 
 _DIRECTORY = "checkpoint"
 _STATE, _HOST = "state.json", "host.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def save_checkpoint(scratch: Path, trainer: Trainer, fingerprint: str) -> None:
-    """Write the trainer's state into `scratch`; `fingerprint` says what run it belongs to. Raises OSError where the disk is full,
-    with the last checkpoint intact."""
+def save_checkpoint(directory: Path, trainer: Trainer, fingerprint: str) -> None:
+    """Write the trainer's state into the scratch of `directory`, where the rows are too; `fingerprint` says what run it belongs to.
+    Raises OSError where the disk is full, with the last checkpoint intact."""
+    scratch = scratch_path(directory)
     new, current, old = (scratch / f"{_DIRECTORY}{end}" for end in (".new", "", ".old"))
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
+    changes = {layer: rows.changes() for layer, rows in trainer.rows.items()}
     try:
         write_tensors(new / _HOST, _host_tensors(trainer))
-        for layer, rows in trainer.rows.items():
-            ids = rows.touched
-            tensors: dict[str, tuple[str, Any]] = {
-                "ids": ("I64", ids),
-                "rows": ("F32", rows.rows.take(ids)),
-                "squares": ("F32", rows.squares_R[ids]),
-            }
+        for layer, changed in changes.items():
+            numbers = Rows.open(directory / rows_file(layer)).type.numbers
+            tensors = {"ids": ("I64", changed.ids_U), "rows": (numbers, changed.numbers_UE), "state": ("F32", changed.state_US)}
             write_tensors(new / rows_file(layer), tensors)
         state = {
             "fingerprint": fingerprint,
@@ -54,7 +58,8 @@ def save_checkpoint(scratch: Path, trainer: Trainer, fingerprint: str) -> None:
             "log": [asdict(record) for record in trainer.log],
         }
         (new / _STATE).write_text(json.dumps(state), encoding="utf-8")
-        for path in (*new.iterdir(), new):
+        in_files = [path for layer in changes for path in (directory / rows_file(layer), state_file(directory, layer))]
+        for path in (*filter(Path.exists, in_files), *new.iterdir(), new):
             descriptor = os.open(path, os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)
@@ -66,6 +71,28 @@ def save_checkpoint(scratch: Path, trainer: Trainer, fingerprint: str) -> None:
         os.rename(current, old)
     os.rename(new, current)
     shutil.rmtree(old, ignore_errors=True)
+    for layer, changed in changes.items():
+        _put(directory, layer, changed)
+        trainer.rows[layer].store.settle()
+
+
+def _put(directory: Path, layer: int, changed: Changes) -> None:
+    rows = Rows.open(directory / rows_file(layer), "r+")
+    rows.numbers.put(changed.ids_U, changed.numbers_UE)
+    open_state(directory, layer, rows.count, changed.state_US.shape[1]).put(changed.ids_U, changed.state_US)
+
+
+def restore_rows(path: Path, directory: Path) -> None:
+    """Put the rows of the checkpoint at `path` into the files in `directory`. Raises ArtifactError where it is damaged."""
+    try:
+        for file in sorted(directory.glob("rows-*.safetensors")):
+            tensors = _read(path / file.name)
+            changed = Changes(tensors["ids"], tensors["rows"], tensors["state"])
+            if len({len(tensor) for tensor in tensors.values()}) > 1 or (len(changed.ids_U) and changed.ids_U[0] < 0):
+                raise ValueError(f"{file.name} names other rows than it has")
+            _put(directory, int(file.stem.removeprefix("rows-")), changed)
+    except (ArtifactError, OSError, ValueError, LookupError, TypeError) as error:
+        raise _damaged(path, error) from None
 
 
 def find_checkpoint(scratch: Path) -> Path | None:
@@ -111,14 +138,11 @@ def read_state(path: Path, fingerprint: str) -> dict[str, Any]:
 
 
 def load_checkpoint(path: Path, trainer: Trainer, fingerprint: str) -> None:
-    """Put the trainer where the checkpoint at `path` was. Raises ArtifactError as `read_state` does."""
+    """Put the trainer where the checkpoint at `path` was; its rows were opened after `restore_rows`. Raises ArtifactError as
+    `read_state` does."""
     state = read_state(path, fingerprint)
     try:
         _load_host(path / _HOST, trainer, state["step"])
-        for layer, rows in trainer.rows.items():
-            tensors = _read(path / rows_file(layer))
-            rows.rows.put(tensors["ids"], tensors["rows"])
-            rows.squares_R[tensors["ids"]] = tensors["squares"]
         trainer.step_number, trainer.seconds = state["step"], state["seconds"]
         trainer.log = [StepRecord(**record) for record in state["log"]]
     except (ArtifactError, OSError, ValueError, LookupError, TypeError, RuntimeError) as error:

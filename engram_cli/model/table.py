@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +25,11 @@ from engram_cli.model.memory import Memory
 from engram_cli.recipe import Recipe, parse_recipe
 from engram_cli.store import schema
 from engram_cli.store.artifact import Artifact, open_artifact
+from engram_cli.store.matrix import Ids
 from engram_cli.store.tensors import write_tensors
 from engram_cli.table.formats.engram import LAYOUT_FILE, open_layer
 from engram_cli.table.layout import LayerLayout, Layout
+from engram_cli.table.row_types import Floats
 from engram_cli.table.rows import Rows
 
 HOST_FILE, MEMORY_FILE = "host.safetensors", "memory.safetensors"
@@ -90,8 +93,14 @@ class Table:
         return look_up(self.layout.layers, self.rows, windows_BTN, self.host.device)
 
 
+class TakesRows(Protocol):
+    """Where rows can be looked up: f32 [..., E] for ids of any shape."""
+
+    def take(self, ids: Ids) -> Floats: ...
+
+
 def look_up(
-    layers: Sequence[LayerLayout], rows: Mapping[int, Rows], windows_BTN: npt.NDArray[np.int64], device: torch.device
+    layers: Sequence[LayerLayout], rows: Mapping[int, TakesRows], windows_BTN: npt.NDArray[np.int64], device: torch.device
 ) -> dict[int, Tensor]:
     """Hash windows, read their rows, and lay each position's rows end to end: layer -> f32 [B, T, M]."""
     memory = {}

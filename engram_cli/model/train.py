@@ -1,9 +1,10 @@
 """Training: host and memory together, at a cost that follows the batch and never the table.
 
-A step hashes its tokens, reads the distinct rows they name, takes gradients for exactly those, and writes exactly those back: rows
-are mapped copy-on-write (table/rows.py), so that a table larger than memory trains too. AdamW for the host and the memory's
-projections; row-wise Adagrad (one scalar per row, no weight decay) for the rows.
-Shapes: B stretches, T tokens, H heads, E numbers per row, M = H * E, U distinct rows of a batch, R rows of a layer, V vocabulary.
+A step reads the distinct rows its tokens name, takes gradients for exactly those, and writes exactly those back (layer_rows.py); a
+thread reads one step ahead (feed.py). AdamW for the host and the memory's projections, a rule of row_optimizer.py, without weight
+decay, for the rows. With `training.accumulate` a step takes its stretches in so many parts, one after another, with one set of
+rows: the sum of their gradients is that of the whole, up to rounding.
+Shapes: B stretches, T tokens, U distinct rows of a batch, V vocabulary.
 """
 
 import ctypes
@@ -19,76 +20,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engram_cli.errors import TrainingError
-from engram_cli.model.data import Batch, Batches, HeldOut
+from engram_cli.model.data import Batches, HeldOut
+from engram_cli.model.feed import Fed, Feed
 from engram_cli.model.host import Host
-from engram_cli.model.statistics import TokenVectors, leave_one_out
-from engram_cli.model.table import look_up
+from engram_cli.model.layer_rows import Gathered, LayerRows
+from engram_cli.model.table import TakesRows, look_up
 from engram_cli.recipe import TrainingRecipe
 from engram_cli.table.layout import LayerLayout
-from engram_cli.table.rows import Rows
 
 _WARM_UP = 20  # steps until the learning rate is reached
 _LAST = 0.1  # of the learning rate, at the end of the budget
 _CLIP = 1.0  # norm that the gradient of host, memory and rows together is clipped to
 _EPSILON = 1e-8
-
-
-@dataclass
-class Gathered:
-    """The distinct rows of one batch: ids_U, the leaf that receives their gradient, and where each position's rows are in it."""
-
-    ids_U: npt.NDArray[np.int64]
-    leaf_UE: Tensor
-    place_BTH: Tensor
-
-
-class LayerRows:
-    """One layer's rows in training: mapped rows, one Adagrad scalar per row, and what leave-one-out needs.
-
-    rows: opened "c" (changes stay in memory); occurrences_R and vectors: from `fill_rows`, None where rows are not from counts.
-    Memory besides touched rows: 4 bytes a row, of which the system commits only the pages that are touched.
-    """
-
-    def __init__(
-        self,
-        layout: LayerLayout,
-        rows: Rows,
-        occurrences_R: npt.NDArray[np.float32] | None = None,
-        vectors: TokenVectors | None = None,
-    ) -> None:
-        self.layout, self.rows = layout, rows
-        self.occurrences_R, self.vectors = occurrences_R, vectors
-        self.squares_R = np.zeros(rows.count, dtype=np.float32)
-
-    def gather(self, windows_BTN: npt.NDArray[np.int64], device: torch.device) -> Gathered:
-        ids_BTH = self.layout.row_ids(windows_BTN)
-        ids_U, place = np.unique(ids_BTH, return_inverse=True)
-        leaf_UE = torch.from_numpy(self.rows.take(ids_U)).to(device)
-        return Gathered(ids_U, leaf_UE, torch.from_numpy(place.reshape(ids_BTH.shape)).to(device))
-
-    def memory(self, gathered: Gathered, targets_BT: Tensor) -> Tensor:
-        """What the batch looked up, f32 [B, T, M], with each position's own occurrence left out of rows that were counted."""
-        values_BTHE = gathered.leaf_UE[gathered.place_BTH]
-        if self.occurrences_R is not None and self.vectors is not None:
-            counted_U = torch.from_numpy(self.occurrences_R[gathered.ids_U]).to(targets_BT.device)
-            values_BTHE = values_BTHE + leave_one_out(
-                self.layout, values_BTHE, counted_U[gathered.place_BTH], targets_BT, self.vectors
-            )
-        return values_BTHE.flatten(-2)
-
-    def update(self, gathered: Gathered, rate: float, scale: float) -> None:
-        """One step of row-wise Adagrad on the batch's rows; `scale` is what clipping multiplies the gradient by."""
-        assert gathered.leaf_UE.grad is not None
-        gradient_UE = gathered.leaf_UE.grad.cpu().numpy() * np.float32(scale)
-        squares_U = self.squares_R[gathered.ids_U] + np.square(gradient_UE).mean(axis=1)
-        self.squares_R[gathered.ids_U] = squares_U
-        values_UE = gathered.leaf_UE.detach().cpu().numpy()
-        self.rows.put(gathered.ids_U, values_UE - rate * gradient_UE / (np.sqrt(squares_U) + _EPSILON)[:, None])
-
-    @property
-    def touched(self) -> npt.NDArray[np.int64]:
-        """Ids of the rows that were changed so far, ascending."""
-        return np.flatnonzero(self.squares_R)
 
 
 @dataclass(frozen=True)
@@ -130,6 +73,7 @@ class Trainer:
         gains = [p for p in host.parameters() if p.ndim < 2]
         groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": gains, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)
+        self.feed = Feed(batches, rows, host.device)
         keep_freed_memory()
 
     @property
@@ -143,29 +87,36 @@ class Trainer:
         Raises TrainingError where the loss or its gradient is not finite; host and rows are then as before the step.
         """
         started = time.perf_counter()
-        batch = self.batches[self.step_number]
-        gathered = {layer: rows.gather(batch.windows_BTN, self.host.device) for layer, rows in self.rows.items()}
+        fed = self.feed.take(self.step_number)
         trains_rows = self.recipe.row_learning_rate > 0
-        for item in gathered.values():
+        for item in fed.gathered.values():
             item.leaf_UE.requires_grad_(trains_rows)
-        loss = self._loss(batch, gathered)
-        value = float(loss.detach())
-        self._must_be_finite("loss", value)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._update(gathered if trains_rows else {}, self._rate(fraction))
+        value = self._backward(fed)
+        self._update(fed.gathered if trains_rows else {}, self._rate(fraction))
         self.step_number += 1
         self.seconds += time.perf_counter() - started
-        touched = sum(len(item.ids_U) for item in gathered.values())
+        touched = sum(len(item.ids_U) for item in fed.gathered.values())
         self.log.append(StepRecord(self.step_number, self.tokens, self.seconds, value, None, touched))
         return self.log[-1]
 
-    def _loss(self, batch: Batch, gathered: Mapping[int, Gathered]) -> Tensor:
+    def _backward(self, fed: Fed) -> float:
+        """The mean loss of a batch, its gradient added up part by part."""
+        stretches, total = len(fed.batch.tokens_BT), 0.0
+        size = stretches // self.recipe.accumulate
+        for first in range(0, stretches, size):
+            loss = self._loss(fed, slice(first, first + size)) * (size / stretches)
+            total += float(loss.detach())
+            self._must_be_finite("loss", total)
+            loss.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    def _loss(self, fed: Fed, part: slice) -> Tensor:
         device = self.host.device
-        targets_BT = torch.from_numpy(batch.targets_BT).to(device)
-        memory = {layer: self.rows[layer].memory(item, targets_BT) for layer, item in gathered.items()}
+        tokens_BT, targets_BT = (torch.from_numpy(ids[part]).to(device) for ids in (fed.batch.tokens_BT, fed.batch.targets_BT))
+        memory = {layer: self.rows[layer].memory(item, targets_BT, part) for layer, item in fed.gathered.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=computes_bfloat16(device)):
-            logits_BTV = self.host(torch.from_numpy(batch.tokens_BT).to(device), memory)
+            logits_BTV = self.host(tokens_BT, memory)
         return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
 
     def _update(self, gathered: Mapping[int, Gathered], rate: float) -> None:
@@ -181,8 +132,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * rate
         self.optimizer.step()
-        for layer, item in gathered.items():
-            self.rows[layer].update(item, self.recipe.row_learning_rate * rate, scale)
+        row_rate = self.recipe.row_learning_rate * rate
+        self.feed.write({layer: self.rows[layer].update(item, row_rate, scale) for layer, item in gathered.items()})
 
     def _must_be_finite(self, name: str, value: float) -> None:
         if not math.isfinite(value):
@@ -205,11 +156,13 @@ class Trainer:
     def token_losses(self, held_out: HeldOut) -> npt.NDArray[np.float64]:
         """Loss of every target of `held_out`, nats, f64 [S * T], computed in f32."""
         layers = [rows.layout for rows in self.rows.values()]
-        return token_losses(self.host, {layer: rows.rows for layer, rows in self.rows.items()}, layers, held_out)
+        return token_losses(self.host, self.rows, layers, held_out)
 
 
 @torch.no_grad()
-def token_losses(host: Host, rows: Mapping[int, Rows], layers: Sequence[LayerLayout], held_out: HeldOut) -> npt.NDArray[np.float64]:
+def token_losses(
+    host: Host, rows: Mapping[int, TakesRows], layers: Sequence[LayerLayout], held_out: HeldOut
+) -> npt.NDArray[np.float64]:
     """Loss of every target of `held_out` under `host` with the memories in `rows`, nats, f64 [S * T], computed in f32."""
     losses = []
     for batch in held_out.batches():

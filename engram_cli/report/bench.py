@@ -26,7 +26,7 @@ import torch
 from engram_cli.corpus import count_model
 from engram_cli.corpus.artifact import NGrams
 from engram_cli.errors import RecipeError, TrainingError
-from engram_cli.model.build import Start, check_resources, count_parameters, streams, train
+from engram_cli.model.build import Start, check_resources, count_parameters, place_rows, streams, train
 from engram_cli.model.data import Batches, HeldOut, layout_for
 from engram_cli.model.generate import decode_speed
 from engram_cli.model.table import make_host, pick_device
@@ -85,6 +85,7 @@ def bench(
     stages = 1 + seeds * len([arm for arm in chosen if arm != "counts"])
     with tempfile.TemporaryDirectory(prefix="engram-bench-") as directory:
         check_resources(layout, recipe, Path(directory))
+        place_rows("ram", layout, recipe, torch.device("cpu"))
         progress.stage(1, stages, "counts: estimating the count-only model")
         _, held_out = streams(ngrams, layout)
         context = recipe.host.context
@@ -173,7 +174,7 @@ def _train(setting: _Setting, arm: str, recipe: Recipe, seed: int, progress: Pro
             )
         budget = Budget(seconds=budget.seconds - preparation)
     training, _ = streams(setting.ngrams, start.layout)
-    batches = Batches(training, recipe.training.batch, recipe.host.context, seed)
+    batches = Batches(training, recipe.training.stretches, recipe.host.context, seed)
     trainer = start.trainer(batches, recipe, setting.device)
     train(trainer, budget, setting.curve_text, progress)
     trainer.evaluate(setting.curve_text)
@@ -222,9 +223,8 @@ def _costs(setting: _Setting, start: Start, trainer: Trainer, recipe: Recipe) ->
     layout = start.layout
     heads = sum(layer.heads for layer in layout.layers) if layout else 0
     parts = count_parameters(trainer.host, layout.rows * recipe.rows.dim if layout else 0)
-    rows = {layer: item.rows for layer, item in trainer.rows.items()}
     ngrams = setting.ngrams
-    unsaved = _Unsaved(trainer.host.eval(), layout or setting.layout, rows, ngrams.canonical_V, ngrams.end)
+    unsaved = _Unsaved(trainer.host.eval(), layout or setting.layout, trainer.rows, ngrams.canonical_V, ngrams.end)
     prompt = setting.final_text.source.stream.tokens_T[: min(_PROMPT, recipe.host.context // 2)].tolist()
     decoded = min(_DECODED, recipe.host.context - len(prompt))
     threads = torch.get_num_threads()

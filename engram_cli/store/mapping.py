@@ -82,6 +82,11 @@ class MappedFile:
         """Write what was changed through an "r+" map to the disk."""
         self._map.flush()
 
+    def release(self) -> None:
+        """Give back the pages of an "r" map that the process holds; they are read again when they are touched."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
     def _shrunk(self, size: int) -> ArtifactError:
         return ArtifactError(
             f"{self.path} had {self.size} bytes when it was opened but has {size} now: something cut it while it was read; make or "

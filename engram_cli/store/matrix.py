@@ -118,3 +118,8 @@ class Matrix:
         """Write changes through "r+" maps to the disk."""
         for file in self._files:
             file.flush()
+
+    def release(self) -> None:
+        """Give back the pages of "r" maps that the process holds."""
+        for file in self._files:
+            file.release()

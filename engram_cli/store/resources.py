@@ -38,22 +38,34 @@ def free_memory() -> int:
 
 def need_memory(wanted: int, what: str, way_out: str) -> None:
     """Raise ResourceError where `wanted` bytes of memory for `what` are more than there are."""
-    if wanted > (free := free_memory()):
-        raise ResourceError(f"{what} takes {format_bytes(wanted)} of memory, but {format_bytes(free)} are free; {way_out}")
+    need_room(wanted, free_memory(), what, "memory", way_out)
 
 
 def need_disk(directory: Path, wanted: int, what: str, way_out: str) -> None:
     """Raise ResourceError where `wanted` bytes for `what` are more than the disk of `directory` (or its nearest parent) has."""
     while not directory.exists():
         directory = directory.parent
-    if wanted > (free := shutil.disk_usage(directory).free):
-        raise ResourceError(f"{what} takes {format_bytes(wanted)} of disk, but {format_bytes(free)} are free; {way_out}")
+    need_room(wanted, shutil.disk_usage(directory).free, what, "disk", way_out)
+
+
+def need_room(wanted: int, free: int, what: str, where: str, way_out: str) -> None:
+    """Raise ResourceError where `wanted` bytes for `what` are more than the `free` ones of `where`."""
+    if wanted > free:
+        raise ResourceError(f"{what} takes {format_bytes(wanted)} of {where}, but {format_bytes(free)} are free; {way_out}")
 
 
 def release_memory() -> None:
     """Give back to the system what was freed: the C library keeps it, up to half as much again as was ever used at a time."""
     with suppress(AttributeError, OSError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def mapped_memory() -> int:
+    """Bytes of mapped files among the memory this process has now; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[2]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def resident_memory() -> int:

@@ -64,7 +64,7 @@ TRAINING = pa.schema(
     [
         ("step", pa.int64()),
         ("tokens", pa.int64()),  # training tokens seen so far
-        ("seconds", pa.float64()),  # of training, evaluation not counted
+        ("seconds", pa.float64()),  # of training, evaluation not counted; null in a run by tokens
         ("loss", pa.float64()),  # of the batch, nats per token
         ("held_out_loss", pa.float64()),  # nats per token, null between evaluations
         ("rows_touched", pa.int64()),  # distinct rows the batch read

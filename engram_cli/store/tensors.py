@@ -79,6 +79,14 @@ def create_tensors(path: Path, specs: Mapping[str, TensorSpec]) -> dict[str, Ten
     return read_tensor_specs(path)
 
 
+def reserve(path: Path) -> None:
+    """Take the disk that the sparse file at `path` has room for: writing through a map would meet a full one as SIGBUS.
+    Raises OSError where there is too little."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+
+
 def write_tensors(path: Path, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]]) -> None:
     """Write name -> (safetensors dtype, array in that dtype's storage type) to `path`, whole."""
     specs = {name: TensorSpec(dtype, array.shape) for name, (dtype, array) in tensors.items()}

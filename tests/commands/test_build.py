@@ -71,7 +71,7 @@ def test_a_table_is_built_and_shown(ngrams_path: Path, capsys: Output) -> None:
     assert f"{facts['held_out_loss']:.2f}" in captured.out
     assert captured.err.splitlines() == [
         f"[1/3] initialising {facts['rows']:,} rows: counts",
-        "[2/3] training host and memory together",
+        "[2/3] training host and memory together, rows in memory",
         "[3/3] measuring on held-out text and writing the table",
     ]
 
@@ -203,7 +203,7 @@ def test_a_disk_without_room(refused: Refused, ngrams: NGrams, monkeypatch: pyte
 
     monkeypatch.setattr("engram_cli.store.resources.shutil.disk_usage", lambda path: Full)
     rows = layout_of(ngrams).rows
-    wanted = f"a table of {rows:,} rows x 16 bytes takes {rows * 20 / 1024:.1f} KiB of disk, but 9.8 KiB are free; lower hash.size"
+    wanted = f"a table of {rows:,} rows x 16 bytes takes {rows * 24 / 1024:.1f} KiB of disk, but 9.8 KiB are free; lower hash.size"
     assert wanted in refused()
 
 

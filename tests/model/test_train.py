@@ -15,9 +15,9 @@ from engram_cli.errors import TrainingError
 from engram_cli.model import train as module
 from engram_cli.model.build import Start
 from engram_cli.model.data import HeldOut
+from engram_cli.model.row_store import HeldRows
 from engram_cli.model.statistics import leave_one_out
 from engram_cli.model.train import Budget, Trainer
-from engram_cli.table.rows import Rows
 from tests.training import TINY, held_out_of, start_of, tiny, trainer_of
 
 STEPS = 5
@@ -40,13 +40,23 @@ def held_out(ngrams: NGrams, start: Start) -> HeldOut:
 
 def named(trainer: Trainer, layer: int, steps: int) -> npt.NDArray[np.int64]:
     """Rows that the windows of the first batches name."""
-    layout = trainer.rows[layer].layout
-    return np.unique(np.concatenate([layout.row_ids(trainer.batches[step].windows_BTN).reshape(-1) for step in range(steps)]))
+    return np.unique(np.concatenate([named_by(trainer, layer, step) for step in range(steps)]))
+
+
+def named_by(trainer: Trainer, layer: int, step: int) -> npt.NDArray[np.int64]:
+    """Rows that the windows of one batch name."""
+    return np.unique(trainer.rows[layer].layout.row_ids(trainer.batches[step].windows_BTN))
 
 
 def matrix(trainer: Trainer, layer: int) -> npt.NDArray[np.float32]:
-    rows = trainer.rows[layer].rows
-    return np.array(rows.take(np.arange(rows.count)))
+    rows = trainer.rows[layer]
+    return rows.take(np.arange(rows.store.count))
+
+
+def state(trainer: Trainer, layer: int) -> npt.NDArray[np.float32]:
+    rows = trainer.rows[layer]
+    rows.finish()
+    return rows.store.read(np.arange(rows.store.count))[1].numpy().copy()
 
 
 def test_numpy_and_torch_name_the_same_rows(trainer: Trainer) -> None:
@@ -56,7 +66,7 @@ def test_numpy_and_torch_name_the_same_rows(trainer: Trainer) -> None:
         ids_BTH = rows.layout.row_ids(torch.from_numpy(windows_BTN))
         assert torch.equal(torch.from_numpy(gathered.ids_U)[gathered.place_BTH], ids_BTH)
         assert np.array_equal(gathered.ids_U, np.unique(ids_BTH.numpy()))
-        assert torch.equal(gathered.leaf_UE, torch.from_numpy(rows.rows.take(gathered.ids_U)))
+        assert torch.equal(gathered.leaf_UE, torch.from_numpy(rows.take(gathered.ids_U)))
 
 
 def test_exactly_the_rows_that_batches_name_change(trainer: Trainer, start: Start) -> None:
@@ -66,28 +76,32 @@ def test_exactly_the_rows_that_batches_name_change(trainer: Trainer, start: Star
         trainer.step(0.0)
     for layer, rows in trainer.rows.items():
         ids = named(trainer, layer, STEPS)
-        assert len(ids) < rows.rows.count
+        assert len(ids) < rows.store.count
         assert np.array_equal(np.flatnonzero((matrix(trainer, layer) != before[layer]).any(axis=1)), ids)
-        assert np.array_equal(rows.touched, ids)
-        assert np.array_equal(np.flatnonzero(rows.squares_R), ids)
+        changed = rows.changes()
+        assert np.array_equal(changed.ids_U, ids)
+        assert (changed.state_US > 0).all()
     assert {path: path.read_bytes() for path in start.directory.rglob("*") if path.is_file()} == files
 
 
 def test_a_step_reads_and_writes_each_named_row_once(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, npt.NDArray[np.int64]]] = []
-    for name in ("take", "put"):
-        original = getattr(Rows, name)
+    for name in ("read", "write"):
+        original = getattr(HeldRows, name)
 
-        def spy(rows: Rows, ids: npt.NDArray[np.int64], *values: Any, name: str = name, original: Any = original) -> Any:
+        def spy(rows: HeldRows, ids: npt.NDArray[np.int64], *values: Any, name: str = name, original: Any = original) -> Any:
             calls.append((name, ids))
             return original(rows, ids, *values)
 
-        monkeypatch.setattr(Rows, name, spy)
+        monkeypatch.setattr(HeldRows, name, spy)
     record = trainer.step(0.0)
-    wanted = [(name, named(trainer, layer, 1)) for name in ("take", "put") for layer in trainer.rows]
+    for rows in trainer.rows.values():
+        rows.finish()
+    order = [("read", 0), ("read", 1), ("write", 0)]  # what the next step reads is read before this one writes
+    wanted = [(name, named_by(trainer, layer, step)) for name, step in order for layer in trainer.rows]
     assert [name for name, _ in calls] == [name for name, _ in wanted]
     assert all(np.array_equal(ids, expected) for (_, ids), (_, expected) in zip(calls, wanted, strict=True))
-    assert record.rows_touched == sum(len(ids) for name, ids in calls if name == "put")
+    assert record.rows_touched == sum(len(ids) for name, ids in calls if name == "write")
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -124,7 +138,7 @@ def test_rows_train_as_a_dense_table_would(ngrams: NGrams, tmp_path: Path, monke
                 table.grad = None
     for layer, table in dense.items():
         np.testing.assert_allclose(matrix(trainer, layer), table.detach(), rtol=1e-3, atol=1e-5)
-        np.testing.assert_allclose(trainer.rows[layer].squares_R, squares[layer], rtol=1e-3, atol=1e-12)
+        np.testing.assert_allclose(state(trainer, layer)[:, 0], squares[layer], rtol=1e-3, atol=1e-12)
     for one, other in zip(trainer.host.parameters(), twin.host.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
@@ -135,7 +149,7 @@ def test_training_leaves_its_own_occurrence_out_and_measuring_does_not(trainer: 
     for rows in trainer.rows.values():
         gathered = rows.gather(batch.windows_BTN, torch.device("cpu"))
         ids_BTH = rows.layout.row_ids(batch.windows_BTN)
-        looked_up = torch.from_numpy(rows.rows.take(ids_BTH))
+        looked_up = torch.from_numpy(rows.take(ids_BTH))
         assert rows.occurrences_R is not None
         assert rows.vectors is not None
         assert rows.occurrences_R[ids_BTH].min() >= 1
@@ -152,7 +166,7 @@ def test_rows_at_a_rate_of_zero_stay_as_they_were(ngrams: NGrams, start: Start) 
     for _ in range(STEPS):
         trainer.step(0.0)
     assert all(np.array_equal(matrix(trainer, layer), before[layer]) for layer in trainer.rows)
-    assert not any(len(rows.touched) for rows in trainer.rows.values())
+    assert not any(len(rows.changes().ids_U) for rows in trainer.rows.values())
     assert not torch.equal(trainer.host.embedding.weight, weights)
 
 
@@ -186,7 +200,7 @@ def test_the_loss_is_the_mean_over_every_target(trainer: Trainer, held_out: Held
         first, last = stretch * TINY.host.context, (stretch + 1) * TINY.host.context
         windows_TN = held_out.source.windows(first, last)
         looked_up = {
-            layer: torch.from_numpy(rows.rows.take(rows.layout.row_ids(windows_TN))).flatten(-2)[None]
+            layer: torch.from_numpy(rows.take(rows.layout.row_ids(windows_TN))).flatten(-2)[None]
             for layer, rows in trainer.rows.items()
         }
         logits_TV = trainer.host(torch.from_numpy(held_out.source.stream.tokens_T[first:last].astype(np.int64))[None], looked_up)[0]
@@ -197,8 +211,8 @@ def test_the_loss_is_the_mean_over_every_target(trainer: Trainer, held_out: Held
 
 def snapshot(trainer: Trainer) -> list[npt.NDArray[Any]]:
     weights = [parameter.detach().numpy().copy() for parameter in trainer.host.parameters()]
-    squares = [rows.squares_R.copy() for rows in trainer.rows.values()]
-    return [*weights, *squares, *(matrix(trainer, layer) for layer in trainer.rows)]
+    states = [state(trainer, layer) for layer in trainer.rows]
+    return [*weights, *states, *(matrix(trainer, layer) for layer in trainer.rows)]
 
 
 def same(one: list[npt.NDArray[Any]], other: list[npt.NDArray[Any]]) -> bool:
