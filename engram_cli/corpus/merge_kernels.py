@@ -1,7 +1,7 @@
 """The compiled loops of merging: sorted runs -> one, in memory and as blocks of bytes on disk.
 
 Runs are merged two by two, a few thousand rows of each at a time, so that all rounds but the first read the second-level cache. On
-disk a run is a sequence of blocks, each row the distance to the gram before it and its count, both as varints: about 2.5 bytes a
+disk a run is a sequence of blocks, each row the distance to the gram before it and its count: about 2.5 bytes a
 row where the counts of a large corpus take 12. Grams are `key` and `top` as in kernels.py.
 """
 
@@ -12,9 +12,11 @@ import numpy as np
 from engram_cli.compiled import compiled, inlined
 
 _ONE = np.uint64(1)
-_SEVEN = np.uint64(7)
-_LOW7 = np.uint64(127)
-_MORE = np.uint64(128)
+_THREE, _FOUR, _SEVEN, _EIGHT, _NINE, _64 = (np.uint64(number) for number in (3, 4, 7, 8, 9, 64))
+_ALL = ~np.uint64(0)
+_1ST, _2ND, _3RD, _4TH, _5TH, _6TH, _7TH = (np.uint64((1 << 8 * size) - 1) for size in range(1, 8))
+_TOPS = _EIGHT  # of the byte before a row: the distance is one of tops
+_MANY = np.uint64(15)  # counts above do not fit that byte
 
 
 @inlined
@@ -234,69 +236,83 @@ def shorten(key: Any, top: Any, counts: Any, bits: Any, to_key: Any, to_top: Any
 
 
 @inlined
-def _put(data: Any, at: Any, value: Any) -> Any:
-    while value >= _MORE:
-        data[at] = np.uint8((value & _LOW7) | _MORE)
-        at += _ONE
-        value >>= _SEVEN
-    data[at] = np.uint8(value)
-    return at + _ONE
+def _size(value: Any) -> Any:
+    """Bytes of a number, 1 to 8."""
+    size = _ONE
+    for limit in (_1ST, _2ND, _3RD, _4TH, _5TH, _6TH, _7TH):
+        size += np.uint64(value > limit)
+    return size
 
 
 @inlined
-def _get(data: Any, at: Any) -> Any:
-    byte = np.uint64(data[at])
-    at += _ONE
-    value = byte & _LOW7
-    shift = _SEVEN
-    while byte >= _MORE:
-        byte = np.uint64(data[at])
-        at += _ONE
-        value |= (byte & _LOW7) << shift
-        shift += _SEVEN
-    return value, at
+def _low_bytes(value: Any, size: Any) -> Any:
+    return value & (_ALL >> (_64 - (size << _THREE)))
 
 
 @compiled
-def write_blocks(key: Any, top: Any, counts: Any, block: Any, data: Any, ends: Any) -> Any:
-    """Rows as blocks of `block` rows in `data`; ends: where each block ends. The first gram of a block is not written."""
+def write_blocks(key: Any, top: Any, counts: Any, block: Any, data: Any, words: Any, ends: Any) -> Any:
+    """Rows as blocks of `block` rows in `data`; words: the eight bytes from each of its bytes on, as a number; ends: where each block ends.
+
+    A row is a byte and the distance to the gram before it, in as few bytes as it needs: how many less one are in the byte's low bits,
+    with 8 for a distance of tops, after which `key` comes whole; the count less one is in its high bits, or 15, and then the
+    count comes last. The first gram of a block is not written: its distance is 0.
+    """
     at = np.uint64(0)
     for number in range(len(ends)):
         begin = number * block
+        low = key[begin]
+        high = np.uint64(0) if top is None else top[begin]
         for row in range(begin, min(begin + block, len(key))):
-            if row > begin:
-                if top is None:
-                    at = _put(data, at, key[row] - key[row - 1])
-                else:
-                    at = _put(data, at, top[row] - top[row - 1])
-                    at = _put(data, at, key[row] - key[row - 1] if top[row] == top[row - 1] else key[row])
-            at = _put(data, at, np.uint64(counts[row]))
+            count = min(np.uint64(counts[row]) - _ONE, _MANY)
+            if top is not None and top[row] != high:
+                size = _size(top[row] - high)
+                data[at] = np.uint8((count << _FOUR) | _TOPS | (size - _ONE))
+                words[at + _ONE] = top[row] - high
+                words[at + _ONE + size] = key[row]
+                at += _NINE + size
+                high = top[row]
+            else:
+                size = _size(key[row] - low)
+                data[at] = np.uint8((count << _FOUR) | (size - _ONE))
+                words[at + _ONE] = key[row] - low
+                at += _ONE + size
+            low = key[row]
+            if count == _MANY:
+                words[at] = np.uint64(counts[row])
+                at += _EIGHT
         ends[number] = np.int64(at)
     return np.int64(at)
 
 
 @compiled
-def read_blocks(data: Any, rows: Any, first_key: Any, first_top: Any, key: Any, top: Any, counts: Any, to: Any) -> Any:
+def read_blocks(
+    data: Any, words: Any, rows: Any, first_key: Any, first_top: Any, key: Any, top: Any, counts: Any, to: Any
+) -> Any:
     """The rows of successive blocks, from row `to` of key, top and counts on; rows, first_*: of each block. Returns where they
     end."""
     at = np.uint64(0)
     for block in range(len(rows)):
         low = first_key[block]
-        high = np.uint64(0)
-        if top is not None:
-            high = first_top[block]
-        for row in range(rows[block]):
-            if row:
-                distance, at = _get(data, at)
-                if top is None:
-                    low += distance
-                else:
-                    rest, at = _get(data, at)
-                    low = rest if distance else low + rest
-                    high += distance
-            key[to] = low
+        high = np.uint64(0) if top is None else first_top[block]
+        end = to + rows[block]
+        for row in range(to, end):
+            head = np.uint64(data[at])
+            size = (head & _SEVEN) + _ONE
+            distance = _low_bytes(words[at + _ONE], size)
+            at += _ONE + size
+            if top is not None and head & _TOPS:
+                high += distance
+                low = words[at]
+                at += _EIGHT
+            else:
+                low += distance
+            key[row] = low
             if top is not None:
-                top[to] = high
-            counts[to], at = _get(data, at)
-            to += 1
+                top[row] = high
+            count = (head >> _FOUR) + _ONE
+            if count > _MANY:
+                count = words[at]
+                at += _EIGHT
+            counts[row] = count
+        to = end
     return to

@@ -21,7 +21,8 @@ from engram_cli.errors import ResourceError
 from engram_cli.store.resources import format_bytes
 
 BLOCK = 2048  # rows that are read together
-_LONGEST = 10  # bytes of a varint
+_LONGEST = 17  # bytes of a row; where grams are wide, 8 more
+_BEHIND = 8  # bytes that the last row may be read with
 Gram = tuple[int, int]  # (top, key): compares as grams do
 
 
@@ -58,16 +59,16 @@ class Run:
         if not len(self.rows_B):
             return to
         tops = None if into.top is None else self.top_B
-        return int(merge_kernels.read_blocks(self._bytes(), self.rows_B, self.key_B, tops, *into, to))
+        return int(merge_kernels.read_blocks(*_words(self._bytes()), self.rows_B, self.key_B, tops, *into, to))
 
     def _bytes(self) -> npt.NDArray[np.uint8]:
         if not isinstance(self.data, Path):
-            return self.data[self.begin : self.ends_B[-1]]
-        data = np.empty(self.ends_B[-1] - self.begin, dtype=np.uint8)
+            return self.data[self.begin : self.ends_B[-1] + _BEHIND]
+        data = np.empty(self.ends_B[-1] - self.begin + _BEHIND, dtype=np.uint8)
         with self.data.open("rb") as file:
             file.seek(self.begin)
-            read = file.readinto(data.data)
-        assert read == len(data), self.data
+            read = file.readinto(data[:-_BEHIND].data)
+        assert read == len(data) - _BEHIND, self.data
         return data
 
 
@@ -97,7 +98,7 @@ class Room:
         """Sorted rows as a run; `name`: of its file, if it comes to that."""
         run = _packed(rows)
         assert not isinstance(run.data, Path)
-        packed, size = run.data, len(run.data)
+        packed, size = run.data[:-_BEHIND], len(run.data)
         with self.lock:
             in_memory = size <= self.room
             self.room -= size if in_memory else 0
@@ -115,8 +116,8 @@ class Room:
             for part in map(_packed, merged):
                 assert not isinstance(part.data, Path)
                 parts.append((part.top_B, part.key_B, part.rows_B, part.ends_B + size))
-                size += len(part.data)
-                yield part.data
+                size += int(part.ends_B[-1])
+                yield part.data[:-_BEHIND]
 
         self._spill(packed(), self.folder / name)
         for run in runs:
@@ -169,17 +170,22 @@ def merge_range(part: Range) -> Rows:
 
 
 def _packed(rows: Rows) -> Run:
-    """Rows as a run in memory. What the longest varints would take is asked for; what is not touched takes none, and is given
+    """Rows as a run in memory. What the longest rows would take is asked for; what is not touched takes none, and is given
     back."""
     from engram_cli.corpus import merge_kernels
 
     size = len(rows.key)
-    data = np.empty(size * (2 if rows.top is None else 3) * _LONGEST, dtype=np.uint8)
+    data = np.empty(size * (_LONGEST + (0 if rows.top is None else 8)) + _BEHIND, dtype=np.uint8)
     begin_B = np.arange(0, size, BLOCK)
     ends_B = np.empty(len(begin_B), dtype=np.int64)
-    data.resize(merge_kernels.write_blocks(*rows, BLOCK, data, ends_B), refcheck=False)
+    data.resize(merge_kernels.write_blocks(*rows, BLOCK, *_words(data), ends_B) + _BEHIND, refcheck=False)
     top_B = np.zeros(len(begin_B), np.uint64) if rows.top is None else rows.top[begin_B]
     return Run(data, 0, top_B, rows.key[begin_B], np.minimum(BLOCK, size - begin_B), ends_B)
+
+
+def _words(data: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], Keys]:
+    """Bytes, and the eight from each of them on as a number."""
+    return data, np.ndarray(len(data) - 7, np.uint64, data, strides=(1,))
 
 
 def gram_at(rows: Rows, at: int) -> Gram:
