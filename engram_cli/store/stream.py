@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from engram_cli.errors import ArtifactError
 
-_BLOCK = 1 << 22
 _ALIGNED = 64  # pyarrow pads columns to this
+_LARGE = 255  # numbers from here on do not fit a byte
 
 
 class ColumnWriter:
@@ -37,12 +37,12 @@ class ColumnWriter:
         self.rows = rows
         self.widths = [field.type.bit_width // 8 for field in schema]
         self.begin = _places(schema, 1)[0]
-        asides = [path.with_name(f"{path.name}.{field.name}") for field in schema][1:]
-        self.files: list[BinaryIO] = [path.open("r+b" if rows else "w+b"), *(aside.open("w+b") for aside in asides)]
-        for aside in asides:
-            aside.unlink()  # it lives while it is open, and no longer
-        self.files[0].truncate(self.begin + rows * self.widths[0])
-        self.files[0].seek(0, os.SEEK_END)
+        self.file: BinaryIO = path.open("r+b" if rows else "w+b")
+        self.asides = [
+            _Aside(path.with_name(f"{path.name}.{field.name}"), field.type.to_pandas_dtype()) for field in list(schema)[1:]
+        ]
+        self.file.truncate(self.begin + rows * self.widths[0])
+        self.file.seek(0, os.SEEK_END)
 
     def __enter__(self) -> Self:
         return self
@@ -54,33 +54,67 @@ class ColumnWriter:
 
     def write(self, columns: Sequence[npt.NDArray[Any]]) -> None:
         """Append rows: an array for each column, of its type."""
-        for file, column in zip(self.files, columns, strict=True):
-            file.write(np.ascontiguousarray(column).data)
+        self.file.write(np.ascontiguousarray(columns[0]).data)
+        for aside, column in zip(self.asides, columns[1:], strict=True):
+            aside.write(column)
         self.rows += len(columns[0])
 
     def flush(self) -> None:
         """See that what was written is on the disk."""
-        for file in self.files:
+        for file in (self.file, *(aside.file for aside in self.asides)):
             file.flush()
             os.fsync(file.fileno())
 
     def close(self) -> None:
         """Lay the columns end to end and write the description around them."""
-        file = self.files[0]
-        block = memoryview(bytearray(_BLOCK))
-        places = _places(self.schema, self.rows, file)
-        for aside, place in zip(self.files[1:], places[1:], strict=bool(self.rows)):
-            aside.flush()
-            aside.seek(0)
-            file.seek(place)
-            while size := aside.readinto(block):  # type: ignore[attr-defined]
-                file.write(block[:size])
-        file.flush()
+        places = _places(self.schema, self.rows, self.file)
+        for aside, place in zip(self.asides, places[1:], strict=bool(self.rows)):
+            self.file.seek(place)
+            aside.copy(self.file)
+        self.file.flush()
 
     def abandon(self) -> None:
         """Close the files as they are."""
-        for file in self.files:
+        for file in (self.file, *(aside.file for aside in self.asides)):
             file.close()
+
+
+class _Aside:
+    """A column on its way, in a file at `path` that lives while it is open, and no longer.
+
+    Most counts are small: numbers come as bytes where few of them do not fit one, and those that do not come behind.
+    """
+
+    def __init__(self, path: Path, dtype: npt.DTypeLike) -> None:
+        self.file: BinaryIO = path.open("w+b")
+        path.unlink()
+        self.dtype = np.dtype(dtype)
+        self.stretches: list[tuple[int, int | None]] = []  # rows, and how many of them are large; None: all are as they came
+
+    def write(self, column_R: npt.NDArray[Any]) -> None:
+        small_R = np.minimum(column_R, _LARGE).astype(np.uint8)
+        large_L = column_R[small_R == _LARGE]
+        if self.dtype.kind == "u" and len(large_L) * 8 < len(column_R):
+            parts, large = [small_R, large_L], len(large_L)
+        else:
+            parts, large = [column_R], None
+        self.stretches.append((len(column_R), large))
+        for part in parts:
+            self.file.write(np.ascontiguousarray(part).data)
+
+    def copy(self, file: BinaryIO) -> None:
+        """Write the column to where `file` is."""
+        self.file.seek(0)
+        for rows, large in self.stretches:
+            column_R = self._read(self.dtype if large is None else np.uint8, rows)
+            if large is not None:
+                column_R = column_R.astype(self.dtype)
+                column_R[column_R == _LARGE] = self._read(self.dtype, large)
+            file.write(column_R.data)
+
+    def _read(self, dtype: npt.DTypeLike, rows: int) -> npt.NDArray[Any]:
+        data = self.file.read(rows * np.dtype(dtype).itemsize)
+        return np.frombuffer(data, dtype)
 
 
 class ColumnFile:
