@@ -98,13 +98,13 @@ class Room:
         """Sorted rows as a run; `name`: of its file, if it comes to that."""
         run = _packed(rows)
         assert not isinstance(run.data, Path)
-        packed, size = run.data[:-_BEHIND], len(run.data)
+        packed, size = run.data, len(run.data)
         with self.lock:
             in_memory = size <= self.room
             self.room -= size if in_memory else 0
         if not in_memory:
             run.data = self.folder / name
-            self._spill([packed], run.data)
+            self._spill([packed[:-_BEHIND]], run.data)
         return run
 
     def join(self, runs: Sequence[Run], merged: Iterable[Rows], name: str) -> Run:
@@ -116,7 +116,7 @@ class Room:
             for part in map(_packed, merged):
                 assert not isinstance(part.data, Path)
                 parts.append((part.top_B, part.key_B, part.rows_B, part.ends_B + size))
-                size += int(part.ends_B[-1])
+                size += len(part.data) - _BEHIND
                 yield part.data[:-_BEHIND]
 
         self._spill(packed(), self.folder / name)
