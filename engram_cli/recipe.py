@@ -177,9 +177,9 @@ class TrainingRecipe:
     batch: stretches of host.context tokens that are computed at once; accumulate: batches per step, as good as one so many times as
     large in the memory of one; learning_rate: of our host and of memories (AdamW); host_learning_rate: of a foreign host;
     row_learning_rate: of the rows (no weight decay), 0 leaves them as they were initialised; row_optimizer: adagrad, adam (both
-    keep 4 bytes a row) or adam-full (8 bytes a number); minutes: when the command line gives neither minutes nor tokens; seed: of
-    weights and batch order; parts: what is trained, memory, memory+last (with the last block of the host) or memory+all; auto is
-    memory with a foreign host and all with ours.
+    keep 4 bytes a row) or adam-full (8 bytes a number); compile: let torch.compile make kernels of our host first; minutes: when
+    the command line gives neither minutes nor tokens; seed: of weights and batch order; parts: what is trained, memory, memory+last
+    (with the last block of the host) or memory+all; auto is memory with a foreign host and all with ours.
     """
 
     batch: int = 8
@@ -188,6 +188,7 @@ class TrainingRecipe:
     weight_decay: float = 0.1
     row_learning_rate: float = 0.02
     row_optimizer: str = "adagrad"
+    compile: bool = False
     minutes: float = 3.0
     seed: int = 0
     parts: str = "auto"

@@ -9,7 +9,8 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,18 +20,20 @@ import pyarrow as pa
 import torch
 
 from engram_cli.corpus.artifact import NGrams
-from engram_cli.errors import ArtifactError, DeviceError, RecipeError
+from engram_cli.errors import ArtifactError, ResourceError, TrainingError
 from engram_cli.model.checkpoint import (
     find_checkpoint,
     load_checkpoint,
     read_state,
     restore_rows,
     save_checkpoint,
+    saved_step,
     whole_step,
 )
 from engram_cli.model.data import Batches, HeldOut, Windowed, layout_for
 from engram_cli.model.host import Host, initialise
 from engram_cli.model.layer_rows import LayerRows
+from engram_cli.model.placement import WHERE, check_resources, place_rows, state_width
 from engram_cli.model.row_optimizer import OPTIMIZERS
 from engram_cli.model.row_store import count_trained, open_store
 from engram_cli.model.statistics import TokenVectors, fill_rows, initialise_host, token_vectors
@@ -40,7 +43,7 @@ from engram_cli.progress import SILENT, ProgressLike
 from engram_cli.recipe import Recipe
 from engram_cli.store import schema
 from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, partial_path, scratch_path, write_artifact
-from engram_cli.store.resources import free_memory, need_disk, need_memory, need_room
+from engram_cli.store.resources import free_memory
 from engram_cli.store.tensors import TensorSpec, create_tensors, map_tensor, read_tensor_specs, reserve
 from engram_cli.table.formats.engram import LAYOUT_FILE
 from engram_cli.table.layout import Layout
@@ -52,8 +55,6 @@ _EVALUATION_TOKENS = 16_384  # of each but the last
 _FINAL_TOKENS = 262_144
 _RANDOM_SCALE = 0.02  # of rows with init = "random"
 _STAGES = 3
-_SMALLER = "lower hash.size, hash.heads or rows.dim"
-WHERE = {"ram": "rows in memory", "mmap": "rows mapped from disk", "cuda": "rows on the GPU"}
 
 
 def build(
@@ -82,8 +83,9 @@ def build(
     checkpoint = find_checkpoint(scratch_path(partial))
     if checkpoint and not (resume or force):
         raise ArtifactError(f"{partial} holds an unfinished run of {final.name}; go on with --resume, or start anew with --force")
-    if resume and not checkpoint:
-        raise ArtifactError(f"--resume needs a checkpoint, but {partial} has none; run without --resume")
+    if resume and not partial.exists():
+        raise ArtifactError(f"--resume needs an unfinished run, but there is no {partial}; run without --resume")
+    resume = resume and checkpoint is not None  # killed before the first: there is nothing to lose in beginning anew
     recipe.check_buildable()
     computing = pick_device(device)
     layout = layout_for(recipe.hash, ngrams)
@@ -101,8 +103,10 @@ def build(
             trainer, held_out = _prepare(ngrams, recipe, layout, draft.path, computing, where, resume, progress)
             if checkpoint and resume:
                 load_checkpoint(checkpoint, trainer, fingerprint)
+                _tell_other_rates(trainer, progress)
             progress.stage(2, _STAGES, f"training host and memory together, {WHERE[where]}")
-            train(trainer, budget, held_out, progress, lambda: save_checkpoint(draft.path, trainer, fingerprint))
+            with _told_with_the_way_on(draft):
+                train(trainer, budget, held_out, progress, lambda: save_checkpoint(draft.path, trainer, fingerprint))
             progress.stage(3, _STAGES, "measuring on held-out text and writing the table")
             loss = trainer.evaluate(HeldOut(held_out.source, held_out.context, _FINAL_TOKENS))
             _write(draft, ngrams, recipe, layout, trainer, budget, loss, held_out.tokens_per_byte)
@@ -112,45 +116,33 @@ def build(
     return open_artifact(final, "table")
 
 
-def check_resources(layout: Layout, recipe: Recipe, directory: Path) -> None:
-    """Refuse, before any work, rows that fit not the disk of `directory`, or cannot be filled in memory. Raises ResourceError."""
-    row_bytes = recipe.rows.row_bytes
-    disk = layout.rows * 4 + rows_bytes(layout, recipe)  # with the occurrences of each row
-    need_disk(directory, disk, f"a table of {layout.rows:,} rows x {row_bytes} bytes", _SMALLER)
-    if recipe.rows.init == "counts":
-        largest = max(prime for layer in layout.layers for prime in layer.primes_H)
-        memory = torch.get_num_threads() * largest * (recipe.rows.dim + 1) * 4
-        need_memory(memory, f"filling {layout.rows:,} rows", _SMALLER)
+@contextmanager
+def _told_with_the_way_on(draft: Draft) -> Iterator[None]:
+    """Add to what stops a training run what can be done with the part that is saved."""
+    try:
+        yield
+    except TrainingError as error:
+        raise TrainingError(f"{error}, and {_way_on(draft)}") from None
+    except OSError as error:
+        raise ResourceError(
+            f"a checkpoint takes room in {draft.scratch}, but it could not be written ({error.strerror or error}); make room, and "
+            f"{_way_on(draft)}"
+        ) from error
 
 
-def rows_bytes(layout: Layout, recipe: Recipe) -> int:
-    """Bytes of all rows with their optimizer state: what they take of the disk, and held in memory or on a GPU, of that."""
-    return layout.rows * (recipe.rows.row_bytes + 4 * _state_width(recipe))
+def _way_on(draft: Draft) -> str:
+    checkpoint = find_checkpoint(draft.scratch)
+    return f"go on from step {saved_step(checkpoint)} with --resume" if checkpoint else "start anew"
 
 
-def place_rows(wanted: str, layout: Layout, recipe: Recipe, device: torch.device) -> str:
-    """Where rows shall live: ram, mmap or cuda, as wanted; auto is ram where they fit three quarters of the memory at hand.
-
-    Raises RecipeError for another name, DeviceError for cuda where the host is not on a GPU, ResourceError where they do not fit.
-    """
-    if wanted not in ("auto", *WHERE):
-        raise RecipeError(f"--rows is auto, {', '.join(WHERE)}, but it is {wanted!r}; choose one of them")
-    size = rows_bytes(layout, recipe)
-    if wanted == "auto":
-        return "ram" if size <= free_memory() * 3 // 4 else "mmap"
-    if wanted == "cuda":
-        if device.type != "cuda":
-            raise DeviceError("--rows cuda needs a host on a CUDA GPU, but it computes on the cpu; use --rows ram, or mmap")
-        need_room(
-            size, torch.cuda.mem_get_info(device)[0], f"--rows cuda with {layout.rows:,} rows", "GPU memory", "use --rows ram"
+def _tell_other_rates(trainer: Trainer, progress: ProgressLike) -> None:
+    *_, (step, *now) = trainer.rates
+    if step == trainer.step_number and len(trainer.rates) > 1:
+        before = trainer.rates[-2][1:]
+        progress.warn(
+            f"going on from step {step} with learning rates {now[0]:g} of the host and {now[1]:g} of the rows, before "
+            f"{before[0]:g} and {before[1]:g}"
         )
-    if wanted == "ram":
-        need_memory(size, f"--rows ram with {layout.rows:,} rows", "use --rows mmap")
-    return wanted
-
-
-def _state_width(recipe: Recipe) -> int:
-    return OPTIMIZERS[recipe.training.row_optimizer].width(recipe.rows.dim)
 
 
 def _prepare(
@@ -228,7 +220,7 @@ class Start:
             vectors = TokenVectors(vectors.vectors_VC.to(device), vectors.to_width_DC)
         rows = {}
         for layer in self.layout.layers if self.layout else ():
-            store = open_store(self.directory, layer.layer, _state_width(recipe), where, device)
+            store = open_store(self.directory, layer.layer, state_width(recipe), where, device)
             occurrences_R = _occurrences(self.directory, layer.layer) if vectors is not None else None
             rows[layer.layer] = LayerRows(layer, store, OPTIMIZERS[recipe.training.row_optimizer], occurrences_R, vectors)
         return Trainer(host.to(device), rows, batches, recipe.training)
@@ -258,9 +250,10 @@ def train(
     progress: ProgressLike = SILENT,
     checkpoint: Callable[[], None] | None = None,
 ) -> None:
-    """Train until the budget is used up, evaluating on the way and calling `checkpoint` every minute, on Ctrl-C and at the end."""
+    """Train until the budget is used up, evaluating on the way and calling `checkpoint` every minute, on Ctrl-C, at the end, and
+    where changed rows take a sixth of the memory at hand (growing, they take three times as much for a moment)."""
     total, unit = (budget.seconds, "seconds") if budget.seconds is not None else (budget.tokens, "tokens")
-    saved = time.monotonic()
+    saved, room = time.monotonic(), free_memory() // 6
     try:
         while (fraction := budget.fraction(trainer.seconds, trainer.tokens)) < 1:
             with whole_step():
@@ -270,7 +263,7 @@ def train(
                 trainer.evaluate(held_out)
             note = f"loss {record.loss:.3f}  {trainer.tokens / trainer.seconds:,.0f} tokens/s"
             progress.advance(trainer.seconds if unit == "seconds" else trainer.tokens, total, unit, note)
-            if checkpoint and time.monotonic() - saved > _CHECKPOINT_SECONDS:
+            if checkpoint and (time.monotonic() - saved > _CHECKPOINT_SECONDS or trainer.pending_bytes > room):
                 checkpoint()
                 saved = time.monotonic()
         if checkpoint:
@@ -306,6 +299,8 @@ def _write(
     draft.inputs = {"ngrams": ngrams.artifact.digest}
     rows_trained = sum(count_trained(draft.path, layer) for layer in trainer.rows)
     draft.facts = _facts(ngrams, recipe, layout, trainer, loss, tokens_per_byte) | {"rows_trained": rows_trained}
+    if len(trainer.rates) > 1:
+        draft.facts["learning_rates"] = trainer.rates
 
 
 def _facts(
@@ -335,6 +330,7 @@ def count_parameters(host: Host, rows: int) -> dict[str, int]:
 
 
 def _fingerprint(ngrams: NGrams, recipe: Recipe, budget: Budget) -> str:
-    """What run a checkpoint belongs to: n-grams, recipe and budget."""
-    parts = [ngrams.artifact.digest, recipe.to_toml(), dataclasses.asdict(budget)]
+    """What run a checkpoint belongs to: n-grams, budget and recipe, without the learning rates: a lost loss goes on with others."""
+    training = dataclasses.replace(recipe.training, learning_rate=1.0, row_learning_rate=1.0)
+    parts = [ngrams.artifact.digest, dataclasses.replace(recipe, training=training).to_toml(), dataclasses.asdict(budget)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

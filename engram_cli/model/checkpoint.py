@@ -55,6 +55,7 @@ def save_checkpoint(directory: Path, trainer: Trainer, fingerprint: str) -> None
             "fingerprint": fingerprint,
             "step": trainer.step_number,
             "seconds": trainer.seconds,
+            "rates": trainer.rates,
             "log": [asdict(record) for record in trainer.log],
         }
         (new / _STATE).write_text(json.dumps(state), encoding="utf-8")
@@ -103,6 +104,12 @@ def find_checkpoint(scratch: Path) -> Path | None:
     return None
 
 
+def saved_step(path: Path) -> int:
+    """The step that the checkpoint at `path` was written after."""
+    step: int = json.loads((path / _STATE).read_text(encoding="utf-8"))["step"]
+    return step
+
+
 @contextmanager
 def whole_step() -> Iterator[None]:
     """Let Ctrl-C (and a handled SIGTERM) wait until the block is done: going on from half a step would take that half twice."""
@@ -145,6 +152,9 @@ def load_checkpoint(path: Path, trainer: Trainer, fingerprint: str) -> None:
         _load_host(path / _HOST, trainer, state["step"])
         trainer.step_number, trainer.seconds = state["step"], state["seconds"]
         trainer.log = [StepRecord(**record) for record in state["log"]]
+        before = [(int(step), float(host), float(of_rows)) for step, host, of_rows in state["rates"]]
+        _, *now = trainer.rates[-1]
+        trainer.rates = before if now == [*before[-1][1:]] else [*before, (trainer.step_number, now[0], now[1])]
     except (ArtifactError, OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
         raise _damaged(path, error) from None
 

@@ -10,7 +10,7 @@ Shapes: B stretches, T tokens, U distinct rows of a batch, V vocabulary.
 import ctypes
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch import Tensor
 from engram_cli.errors import TrainingError
 from engram_cli.model.data import Batches, HeldOut
 from engram_cli.model.feed import Fed, Feed
+from engram_cli.model.finite import first_lost, first_lost_module
 from engram_cli.model.host import Host
 from engram_cli.model.layer_rows import Gathered, LayerRows
 from engram_cli.model.table import TakesRows, look_up
@@ -31,7 +32,6 @@ from engram_cli.table.layout import LayerLayout
 _WARM_UP = 20  # steps until the learning rate is reached
 _LAST = 0.1  # of the learning rate, at the end of the budget
 _CLIP = 1.0  # norm that the gradient of host, memory and rows together is clipped to
-_EPSILON = 1e-8
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class Budget:
 class Trainer:
     """A host (with or without memories) and its rows, and the steps that train them.
 
-    rows: layer -> LayerRows, empty for plain; `step_number`, `seconds` (evaluation not counted) and `log` say how far it is.
+    rows: layer -> LayerRows, empty for plain; `step_number`, `seconds` (evaluation not counted) and `log` say how far it is;
+    rates: from which steps on which learning rates, of the host and of rows, were in force.
     """
 
     def __init__(self, host: Host, rows: Mapping[int, LayerRows], batches: Batches, recipe: TrainingRecipe) -> None:
@@ -74,12 +75,19 @@ class Trainer:
         groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": gains, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)
         self.feed = Feed(batches, rows, host.device)
+        self.rates = [(0, recipe.learning_rate, recipe.row_learning_rate)]
+        self._forward: Callable[..., Tensor] = torch.compile(host) if recipe.compile else host
         keep_freed_memory()
 
     @property
     def tokens(self) -> int:
         """Training tokens seen so far."""
         return self.step_number * self.batches.tokens
+
+    @property
+    def pending_bytes(self) -> int:
+        """Memory that changed rows take until the next checkpoint."""
+        return sum(rows.store.pending_bytes for rows in self.rows.values())
 
     def step(self, fraction: float) -> StepRecord:
         """Train on the next batch; `fraction` of the budget used up sets the learning rate.
@@ -107,7 +115,8 @@ class Trainer:
         for first in range(0, stretches, size):
             loss = self._loss(fed, slice(first, first + size)) * (size / stretches)
             total += float(loss.detach())
-            self._must_be_finite("loss", total)
+            if not math.isfinite(total):
+                raise self._lost("loss", total, self._where_lost(fed, slice(first, first + size)))
             loss.backward()  # type: ignore[no-untyped-call]
         return total
 
@@ -116,31 +125,36 @@ class Trainer:
         tokens_BT, targets_BT = (torch.from_numpy(ids[part]).to(device) for ids in (fed.batch.tokens_BT, fed.batch.targets_BT))
         memory = {layer: self.rows[layer].memory(item, targets_BT, part) for layer, item in fed.gathered.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=computes_bfloat16(device)):
-            logits_BTV = self.host(tokens_BT, memory)
+            logits_BTV = self._forward(tokens_BT, memory)
         return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
 
     def _update(self, gathered: Mapping[int, Gathered], rate: float) -> None:
         parameters = [p for p in self.host.parameters() if p.grad is not None]
         leaves = [item.leaf_UE for item in gathered.values()]
-        norms = [t.grad.norm() for t in (*parameters, *leaves) if t.grad is not None]
-        norm = float(torch.stack(norms).norm())
-        self._must_be_finite("gradient", norm)
-        scale = min(1.0, _CLIP / (norm + _EPSILON))
-        for parameter in parameters:
-            assert parameter.grad is not None
-            parameter.grad.mul_(scale)
+        trained = [*parameters, *leaves]
+        norm = torch.nn.utils.get_total_norm([tensor.grad for tensor in trained if tensor.grad is not None])
+        if not bool(norm.isfinite()):
+            gradients = [(name, parameter.grad) for name, parameter in self.host.named_parameters()]
+            gradients += [(f"the rows of layer {layer}", item.leaf_UE.grad) for layer, item in gathered.items()]
+            raise self._lost("gradient", float(norm), first_lost(gradients))
+        torch.nn.utils.clip_grads_with_norm_(trained, _CLIP, norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * rate
         self.optimizer.step()
         row_rate = self.recipe.row_learning_rate * rate
-        self.feed.write({layer: self.rows[layer].update(item, row_rate, scale) for layer, item in gathered.items()})
+        self.feed.write({layer: self.rows[layer].update(item, row_rate) for layer, item in gathered.items()})
 
-    def _must_be_finite(self, name: str, value: float) -> None:
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the {name} must stay finite, but it is {value} at step {self.step_number}; lower training.learning_rate, and "
-                "start anew with --force"
-            )
+    def _where_lost(self, fed: Fed, part: slice) -> str | None:
+        """What made the loss of a batch's part no number: weights, rows, or the part of the host that first computed one."""
+        weights = [(name, parameter) for name, parameter in self.host.named_parameters()]
+        rows = [(f"the rows of layer {layer}", item.leaf_UE) for layer, item in fed.gathered.items()]
+        return first_lost([*weights, *rows]) or first_lost_module(self.host, lambda: self._loss(fed, part))
+
+    def _lost(self, what: str, value: float, where: str | None) -> TrainingError:
+        place = f", first in {where}" if where else ""
+        return TrainingError(
+            f"the {what} must stay finite, but it is {value} at step {self.step_number + 1}{place}; lower training.learning_rate"
+        )
 
     def _rate(self, fraction: float) -> float:
         """The share of the learning rates in force: linear warm-up, then linear decay to a tenth."""

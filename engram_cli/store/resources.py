@@ -2,7 +2,9 @@
 
 import ctypes
 import os
+import resource
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,14 +28,45 @@ def at_least(count: int) -> str:
 
 
 def free_memory() -> int:
-    """Bytes of memory that can be used without swapping."""
+    """Bytes of memory that can be used without swapping, within the limits of this process (ulimit -v and -d, cgroups)."""
+    return max(0, min([_available(), *_left_by_ulimit(), *_left_by_cgroup()]))
+
+
+def _available() -> int:
     try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # not Linux: take all there is
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return _figures(Path("/proc/meminfo"))["MemAvailable"] * 1024
+    except (OSError, KeyError):  # not Linux: take all there is
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _left_by_ulimit() -> Iterator[int]:
+    for limit, used in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        most, _ = resource.getrlimit(limit)
+        if most != resource.RLIM_INFINITY:
+            with suppress(OSError, KeyError):
+                yield most - _figures(Path("/proc/self/status"))[used] * 1024
+
+
+def _left_by_cgroup() -> Iterator[int]:
+    """What the memory cgroups above this process leave; pages of files are not counted as used, since they can be dropped."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines():
+            _, controllers, inside = line.split(":", 2)
+            if controllers not in ("", "memory"):
+                continue
+            limit, used = ("limit_in_bytes", "usage_in_bytes") if controllers else ("max", "current")
+            own = Path("/sys/fs/cgroup", controllers, inside.lstrip("/"))
+            for group in (own, *own.parents):
+                with suppress(OSError, ValueError, KeyError):
+                    most, now = (int((group / f"memory.{name}").read_text(encoding="ascii")) for name in (limit, used))
+                    files = _figures(group / "memory.stat")
+                    yield most - now + files["active_file"] + files["inactive_file"]
+
+
+def _figures(path: Path) -> dict[str, int]:
+    """Name -> number, of a file of the kernel with one of each on a line, as "MemAvailable: 12 kB"."""
+    parts = (line.replace(":", " ").split() for line in path.read_text(encoding="ascii").splitlines())
+    return {part[0]: int(part[1]) for part in parts if len(part) > 1 and part[1].isdigit()}
 
 
 def need_memory(wanted: int, what: str, way_out: str) -> None:
@@ -73,7 +106,5 @@ def resident_memory() -> int:
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:
-        import resource  # not Linux: the most it ever had
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # not Linux: the most it ever had
     return pages * os.sysconf("SC_PAGE_SIZE")

@@ -88,13 +88,18 @@ def reserve(path: Path) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]]) -> None:
-    """Write name -> (safetensors dtype, array in that dtype's storage type) to `path`, whole."""
+    """Write name -> (safetensors dtype, array in that dtype's storage type) to `path`, whole.
+
+    Raises OSError where the disk refuses: it is written plainly, since a map would meet a full disk as SIGBUS.
+    """
     specs = {name: TensorSpec(dtype, array.shape) for name, (dtype, array) in tensors.items()}
-    for name, spec in create_tensors(path, specs).items():
-        if spec.bytes:
-            target = map_tensor(path, spec, "r+")
-            target[...] = tensors[name][1]
-            target.flush()
+    placed = create_tensors(path, specs)
+    with path.open("r+b", buffering=0) as file:
+        for name, spec in placed.items():
+            stored = np.ascontiguousarray(tensors[name][1], STORAGE[spec.dtype]).reshape(-1).view(np.uint8)
+            file.seek(spec.offset)
+            while len(stored):
+                stored = stored[file.write(stored.data) :]
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def test_options_override_the_recipe_and_are_recorded(ngrams_path: Path, capsys:
     manifest = open_artifact("made", "table").manifest
     assert manifest.facts["init"] == init
     assert f'init = "{init}"' in manifest.recipe
-    assert manifest.recipe.endswith("seed = 5\n")
+    assert "seed = 5\n" in manifest.recipe
 
 
 def test_without_a_budget_the_recipes_minutes_count(ngrams_path: Path) -> None:
@@ -122,10 +122,8 @@ def test_a_stopped_build_goes_on(ngrams_path: Path, tmp_path: Path, capsys: Outp
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == code
-    if number == signal.SIGKILL:  # within the first minute: no checkpoint yet, and the next run takes over
-        assert run([*arguments, "--resume"]) == 2
-        assert "has none; run without --resume" in capsys.readouterr().err
-        assert run(arguments) == 0
+    if number == signal.SIGKILL:  # within the first minute: no checkpoint yet, and the next run begins anew
+        assert run([*arguments, "--resume"]) == 0
     else:
         warning, last = stderr.splitlines()[-2:]
         assert "a checkpoint was written, go on with --resume" in warning
@@ -151,7 +149,7 @@ def test_a_stopped_build_goes_on(ngrams_path: Path, tmp_path: Path, capsys: Outp
         (["--seed", "-1"], "`training.seed` must be from 0 to 2^63 - 1, but it is -1"),
         (["--seed", "9223372036854775808"], "`training.seed` must be from 0 to 2^63 - 1"),
         (["--device", "tpu"], "--device is auto, cpu or cuda, but it is 'tpu'"),
-        (["--resume"], "--resume needs a checkpoint"),
+        (["--resume"], "--resume needs an unfinished run"),
         (["--threads", "-1"], "'--threads': Input should be greater than or equal to 0"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -14,17 +14,19 @@ import pytest
 import torch
 
 from engram_cli.corpus.artifact import NGrams, open_ngrams
-from engram_cli.errors import ArtifactError, DeviceError, ResourceError, TrainingError
+from engram_cli.errors import ArtifactError, DeviceError, RecipeError, ResourceError, TrainingError
 from engram_cli.model import build as module
-from engram_cli.model.build import build, check_resources, streams
+from engram_cli.model import checkpoint, placement
+from engram_cli.model.build import build, streams
 from engram_cli.model.checkpoint import find_checkpoint
 from engram_cli.model.data import Batches, HeldOut, layout_for
 from engram_cli.model.generate import Decoder
 from engram_cli.model.layer_rows import LayerRows, Updated
+from engram_cli.model.placement import check_resources, place_rows, rows_bytes
 from engram_cli.model.table import open_table
 from engram_cli.model.train import Budget, Trainer, token_losses
 from engram_cli.progress import Silent
-from engram_cli.recipe import INITS, HashRecipe, Recipe, parse_recipe
+from engram_cli.recipe import INITS, ROW_OPTIMIZERS, HashRecipe, Recipe, parse_recipe
 from engram_cli.store import artifact as store
 from engram_cli.store import schema
 from engram_cli.store.artifact import Artifact, open_artifact, verify_files
@@ -321,7 +323,7 @@ def test_a_damaged_checkpoint_says_so(built: Built, tmp_path: Path) -> None:
 
 
 def test_nothing_to_resume(built: Built, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"--resume needs a checkpoint, but .* has none; run without --resume"):
+    with pytest.raises(ArtifactError, match=r"--resume needs an unfinished run, but there is no .*; run without --resume"):
         built(resume=True)
     assert not names(tmp_path)
 
@@ -329,7 +331,7 @@ def test_nothing_to_resume(built: Built, tmp_path: Path) -> None:
 def test_resuming_needs_no_room_for_the_rows_again(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         built(progress=StopAt(KeyboardInterrupt(), tokens=64))
-    monkeypatch.setattr(module, "need_disk", pytest.fail)
+    monkeypatch.setattr(placement, "need_disk", pytest.fail)
     assert built(resume=True).manifest.facts["tokens"] == 64 * 12
 
 
@@ -381,7 +383,7 @@ def test_rows_that_fit_no_disk(built: Built, tmp_path: Path, size: int) -> None:
 def test_what_fits_the_disk_may_not_fit_memory(ngrams: NGrams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = layout_of(ngrams)
     asked: dict[str, int] = {}
-    monkeypatch.setattr(module, "need_disk", lambda directory, wanted, *rest: asked.update(disk=wanted))
+    monkeypatch.setattr(placement, "need_disk", lambda directory, wanted, *rest: asked.update(disk=wanted))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     check_resources(layout, TINY, tmp_path)
     assert asked["disk"] == layout.rows * 24
@@ -392,13 +394,92 @@ def test_what_fits_the_disk_may_not_fit_memory(ngrams: NGrams, tmp_path: Path, m
 
 
 def test_a_loss_that_is_lost_leaves_the_last_checkpoint(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which the same recipe loses again, and a lower rate goes on from, as the artifact tells."""
     lost = tiny(learning_rate=1e30)
-    with pytest.raises(TrainingError, match="must stay finite"):
+    with pytest.raises(TrainingError, match=r"must stay finite, .*; lower training\.learning_rate, and start anew$"):
         built(lost)
     assert not names(tmp_path)
     monkeypatch.setattr(module, "_CHECKPOINT_SECONDS", 0.0)
-    with pytest.raises(TrainingError, match="must stay finite"):
+    with pytest.raises(TrainingError, match=r"; lower training\.learning_rate, and go on from step 1 with --resume$"):
         built(lost)
     assert find_checkpoint(tmp_path / ".made.partial/scratch")
     with pytest.raises(TrainingError, match="must stay finite"):
         built(lost, resume=True)
+
+
+def test_a_stopped_run_goes_on_with_other_learning_rates_and_says_so(built: Built) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        built(tiny(), progress=StopAt(KeyboardInterrupt(), tokens=64 * 5))
+    progress = StopAt(KeyboardInterrupt())
+    artifact = built(tiny(learning_rate=1e-3), resume=True, progress=progress)
+    assert progress.warnings == [
+        "going on from step 5 with learning rates 0.001 of the host and 0.05 of the rows, before 0.005 and 0.05"
+    ]
+    assert artifact.manifest.facts["learning_rates"] == [[0, 0.005, 0.05], [5, 0.001, 0.05]]
+    assert "learning_rate = 0.001" in artifact.manifest.recipe
+
+
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint(
+    built: Built, monkeypatch: pytest.MonkeyPatch, uninterrupted: Artifact
+) -> None:
+    original, writes = checkpoint.write_tensors, []
+
+    def fill_up(path: Path, tensors: Any) -> None:
+        writes.append(path)
+        original(path, tensors)
+        if len(writes) == 8:  # of the third checkpoint
+            os.truncate(path, path.stat().st_size // 2)
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "write_tensors", fill_up)
+    with pytest.raises(ResourceError, match=r"could not be written \(No space left on device\); make room, and go on from step 2"):
+        built()
+    monkeypatch.undo()
+    assert_same_table(built(resume=True), uninterrupted)
+
+
+# where rows live ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("optimizer", ROW_OPTIMIZERS)
+def test_mapped_rows_give_the_bytes_of_rows_in_memory_stopped_or_not(
+    ngrams: NGrams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    recipe = tiny(row_optimizer=optimizer)
+    in_memory = build(ngrams, recipe, tmp_path / "ram", BUDGET, rows="ram")
+    assert_same_table(build(ngrams, recipe, tmp_path / "mmap", BUDGET, rows="mmap"), in_memory)
+    monkeypatch.setattr(module, "_CHECKPOINT_SECONDS", 0.0)
+    for tokens in (64 * 4, 64 * 7):
+        with pytest.raises(Killed):
+            build(
+                ngrams, recipe, tmp_path / "again", BUDGET, rows="mmap", resume=tokens > 64 * 4, progress=StopAt(Killed(), tokens)
+            )
+    assert_same_table(build(ngrams, recipe, tmp_path / "again", BUDGET, rows="mmap", resume=True), in_memory)
+
+
+def test_many_changed_rows_bring_a_checkpoint_about(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[int] = []
+    monkeypatch.setattr(module, "save_checkpoint", lambda directory, trainer, fingerprint: saved.append(trainer.step_number))
+    monkeypatch.setattr(module, "free_memory", lambda: 0)
+    built(rows="mmap")
+    assert saved == [*range(1, 13), 12]
+
+
+def test_rows_live_in_memory_where_they_fit(ngrams: NGrams, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout, cpu = layout_of(ngrams), torch.device("cpu")
+    size = layout.rows * (16 + 4)
+    assert rows_bytes(layout, TINY) == size
+    assert rows_bytes(layout, tiny(row_optimizer="adam-full")) == layout.rows * (16 + 36)
+    monkeypatch.setattr(placement, "free_memory", lambda: size * 2)
+    assert place_rows("auto", layout, TINY, cpu) == "ram"
+    monkeypatch.setattr(placement, "free_memory", lambda: size)
+    assert place_rows("auto", layout, TINY, cpu) == "mmap"
+    monkeypatch.setattr("engram_cli.store.resources.free_memory", lambda: size - 1)
+    with pytest.raises(ResourceError, match=r"--rows ram with [\d,]+ rows takes .* of memory, but .* are free; use --rows mmap"):
+        place_rows("ram", layout, TINY, cpu)
+    with pytest.raises(DeviceError, match="--rows cuda needs a host on a CUDA GPU, but it computes on the cpu; use"):
+        place_rows("cuda", layout, TINY, cpu)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (size - 1, size))
+    with pytest.raises(ResourceError, match=r"--rows cuda with [\d,]+ rows takes .* of GPU memory, but .*; use --rows ram"):
+        place_rows("cuda", layout, TINY, torch.device("cuda"))
+    with pytest.raises(RecipeError, match="--rows is auto, ram, mmap, cuda, but it is 'disk'"):
+        place_rows("disk", layout, TINY, cpu)

@@ -15,9 +15,11 @@ from engram_cli.errors import TrainingError
 from engram_cli.model import train as module
 from engram_cli.model.build import Start
 from engram_cli.model.data import HeldOut
+from engram_cli.model.feed import Feed
 from engram_cli.model.row_store import HeldRows
 from engram_cli.model.statistics import leave_one_out
 from engram_cli.model.train import Budget, Trainer
+from engram_cli.recipe import ROW_OPTIMIZERS
 from tests.training import TINY, held_out_of, start_of, tiny, trainer_of
 
 STEPS = 5
@@ -224,7 +226,7 @@ def test_a_loss_that_is_lost_stops_the_run_before_it_does_harm(trainer: Trainer)
     with torch.no_grad():
         trainer.host.final_norm.weight[0] = math.nan
     before = snapshot(trainer)
-    with pytest.raises(TrainingError, match=r"the loss must stay finite, but it is nan at step 1; lower training\.learning_rate"):
+    with pytest.raises(TrainingError, match=r"loss must stay finite, but it is nan at step 2, first in final_norm.weight;"):
         trainer.step(0.0)
     assert same(snapshot(trainer), before)
     assert (trainer.step_number, len(trainer.log)) == (1, 1)
@@ -234,9 +236,74 @@ def test_a_gradient_that_is_lost_stops_the_run_before_it_does_harm(trainer: Trai
     trainer.step(0.0)
     before = snapshot(trainer)
     trainer.host.final_norm.weight.register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(TrainingError, match=r"the gradient must stay finite, but it is (inf|nan) at step 1"):
+    with pytest.raises(TrainingError, match=r"must stay finite, but it is (inf|nan) at step 2, first in final_norm.weight;"):
         trainer.step(0.0)
     assert same(snapshot(trainer), before)
+
+
+def test_what_computed_no_number_first_is_told(trainer: Trainer) -> None:
+    with torch.no_grad():
+        trainer.host.get_submodule("blocks.1.feed_forward.gate_up").weight.mul_(1e30)
+    with pytest.raises(TrainingError, match=r"at step 1, first in blocks\.1\.feed_forward\.(gate_up|down); lower"):
+        trainer.step(0.0)
+
+
+def test_rows_that_are_no_numbers_are_told(trainer: Trainer) -> None:
+    rows = trainer.rows[1]
+    ids_U = named(trainer, 1, 1)
+    numbers_UE, state_US = rows.store.read(ids_U)
+    rows.store.write(ids_U, numbers_UE * math.inf, state_US)
+    with pytest.raises(TrainingError, match="at step 1, first in the rows of layer 1; lower"):
+        trainer.step(0.0)
+
+
+# a step in parts, and a batch ahead -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("optimizer", ROW_OPTIMIZERS)
+def test_a_step_in_parts_equals_one_large_batch(
+    ngrams: NGrams, start: Start, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "computes_bfloat16", lambda device: False)
+    whole, parts = (
+        trainer_of(ngrams, start, tiny(batch=batch, accumulate=accumulate, row_optimizer=optimizer))
+        for batch, accumulate in ((8, 1), (2, 4))
+    )
+    seen = []
+    parts.host.register_forward_hook(lambda host, arguments, output: seen.append(len(arguments[0])))
+    for trainer in (whole, parts):
+        for _ in range(3):
+            trainer.step(0.5)
+    assert seen == [2] * 12
+    assert [record.tokens for record in parts.log] == [record.tokens for record in whole.log] == [128, 256, 384]
+    assert [record.loss for record in parts.log] == pytest.approx([record.loss for record in whole.log], rel=1e-5)
+    for one, other in zip(parts.host.parameters(), whole.host.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    for layer in whole.rows:
+        np.testing.assert_allclose(matrix(parts, layer), matrix(whole, layer), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("where", ["ram", "mmap"])
+def test_reading_a_batch_ahead_changes_nothing(ngrams: NGrams, start: Start, where: str) -> None:
+    """Against a run that reads every batch only when all that came before is written."""
+    ahead, waiting = trainer_of(ngrams, start, where=where), trainer_of(ngrams, start, where=where)
+    for _ in range(6):
+        ahead.step(0.25)
+        waiting.feed = Feed(waiting.batches, waiting.rows, waiting.host.device)
+        waiting.step(0.25)
+        for rows in waiting.rows.values():
+            rows.finish()
+    assert same(snapshot(ahead), snapshot(waiting))
+    assert [record.loss for record in ahead.log] == [record.loss for record in waiting.log]
+
+
+def test_clipping_clips_the_rows(ngrams: NGrams, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Adagrad keeps of a step is its mean squares: a tenth of the norm leaves a hundredth."""
+    squares = []
+    for clip in (1e-3, 1e-4):
+        monkeypatch.setattr(module, "_CLIP", clip)
+        trainer = trainer_of(ngrams, start)
+        trainer.step(0.0)
+        squares.append(state(trainer, 1)[named(trainer, 1, 1)].astype(np.float64).sum())
+    assert squares[0] == pytest.approx(100 * squares[1], rel=1e-3)
 
 
 def test_how_much_of_a_budget_is_used_up() -> None:
