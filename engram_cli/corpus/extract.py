@@ -17,11 +17,11 @@ import xxhash
 from tokenizers import Tokenizer
 
 from engram_cli.corpus import curves, engine, ngrams, windows
-from engram_cli.corpus.artifact import TOKENIZER, ngrams_file
+from engram_cli.corpus.artifact import ngrams_file
 from engram_cli.corpus.budget import Budget, share_out
 from engram_cli.corpus.cascade import Tally
 from engram_cli.corpus.checkpoint import FILE as PROGRESS
-from engram_cli.corpus.checkpoint import Checkpoint, write_whole
+from engram_cli.corpus.checkpoint import Checkpoint
 from engram_cli.corpus.cutting import may_cut
 from engram_cli.corpus.duplicates import seen_in
 from engram_cli.corpus.engine import open_engine
@@ -31,7 +31,8 @@ from engram_cli.corpus.settings import Means, Settings
 from engram_cli.corpus.sources import Source, find_sources, spool
 from engram_cli.corpus.tokenizer import load_tokenizer
 from engram_cli.corpus.tokens import TokenFiles
-from engram_cli.corpus.vocabulary import Vocabulary, make_vocabulary, train
+from engram_cli.corpus.training import SAMPLE, train
+from engram_cli.corpus.vocabulary import Vocabulary, make_vocabulary
 from engram_cli.errors import ClusterError, CorpusError, RecipeError, ResourceError
 from engram_cli.progress import SILENT, ProgressLike, Stages
 from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, partial_path, scratch_path, write_artifact
@@ -127,8 +128,8 @@ def _extract(
     checkpoint = Checkpoint(draft.scratch, settings.identity | {"corpus": _identity(corpus)})
     stages = Stages(progress, 4 if settings.train_vocab is None else 5)
     sources = _spooled(corpus, draft.scratch / "spools")
-    file = _tokenizer(sources, settings, means.memory, draft.scratch, stages)
-    vocabulary = make_vocabulary(file, given or load_tokenizer(file), settings, progress)
+    file, trained_on = _tokenizer(sources, settings, means.memory, draft.scratch, stages)
+    vocabulary = make_vocabulary(file, given or load_tokenizer(file), settings, progress, trained_on)
     packing = ngrams.Packing(settings.orders, vocabulary.bits, int(vocabulary.token_map.canonical_V[vocabulary.pad]))
     engine.load_kernels()
     release_memory()  # of training a tokenizer
@@ -229,17 +230,14 @@ def _expected_disk(sources: Sources, settings: Settings) -> str:
     return f"about {format_bytes(2 * tokens + 16 * grams)} of disk needed, {format_bytes(3 * tokens)} of --tmp if memory is short"
 
 
-def _tokenizer(sources: Sources, settings: Settings, memory: int, work: Path, stages: Stages) -> Path:
-    """The tokenizer.json that was given, or one that is trained (or was, before it was killed)."""
+def _tokenizer(sources: Sources, settings: Settings, memory: int, work: Path, stages: Stages) -> tuple[Path, int | None]:
+    """The tokenizer.json that was given, or one that is trained (or was, before it was killed); then with the bytes of its text."""
     if settings.train_vocab is None:
         assert settings.tokenizer is not None
-        return Path(settings.tokenizer)
-    stages.next(f"training a tokenizer of {settings.train_vocab:,} ids")
-    path = work / TOKENIZER
-    if not path.exists():
-        trained = train(_reader(sources, settings, share_out(memory)), settings.train_vocab, settings.held_out, stages.progress)
-        write_whole(path, trained.to_str(pretty=True).encode())
-    return path
+        return Path(settings.tokenizer), None
+    stages.next(f"training a tokenizer of {settings.train_vocab:,} ids on {format_bytes(SAMPLE)} of text at most")
+    reader = _reader(sources, settings, share_out(memory))
+    return train(reader, settings.train_vocab, settings.held_out, memory, work, stages.progress)
 
 
 def _tell_what_is_missing(reader: Reader | ReadyReader, tokens: TokenFiles, held_out: float, progress: ProgressLike) -> None:
@@ -343,6 +341,8 @@ def _facts(tokens: TokenFiles, vocabulary: Vocabulary, settings: Settings, talli
         "singletons": {str(order): tally.singletons for order, tally in tallies.items()},
         "min_count": settings.min_count,
     }
+    if vocabulary.trained_on is not None:
+        facts["trained_on"] = vocabulary.trained_on
     if settings.min_count > 1:
         for name in ("pruned", "pruned_occurrences"):
             facts[name] = {str(order): getattr(tally, name) for order, tally in tallies.items()}

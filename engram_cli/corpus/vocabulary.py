@@ -1,10 +1,7 @@
 """The vocabulary that a corpus is counted in: a tokenizer, given or trained on the corpus, and its token map."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 
 import xxhash
 from tokenizers import Tokenizer
@@ -12,17 +9,16 @@ from tokenizers import Tokenizer
 from engram_cli.corpus import ngrams
 from engram_cli.corpus.artifact import TOKEN_MAP, TOKENIZER
 from engram_cli.corpus.canonical import TokenMap, identity_map, token_map
-from engram_cli.corpus.reader import Reader
 from engram_cli.corpus.settings import Settings
-from engram_cli.corpus.tokenizer import find_end, find_pad, train_tokenizer, vocab_size
-from engram_cli.corpus.tokens import batches, is_held_out
+from engram_cli.corpus.tokenizer import find_end, find_pad, vocab_size
 from engram_cli.progress import ProgressLike
 from engram_cli.store.artifact import Draft
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer with what the artifact must know of it. file: as it was given, or trained."""
+    """A tokenizer with what the artifact must know of it. file: as it was given, or trained; trained_on: bytes of text, None where it
+    was given."""
 
     tokenizer: Tokenizer
     file: Path
@@ -31,6 +27,7 @@ class Vocabulary:
     pad: int
     end: int | None
     bits: int
+    trained_on: int | None = None
 
     def write(self, draft: Draft) -> None:
         """tokenizer.json (as it was given, byte for byte) and token_map.arrow."""
@@ -40,7 +37,9 @@ class Vocabulary:
         draft.table(TOKEN_MAP, self.token_map.to_arrow())
 
 
-def make_vocabulary(file: Path, tokenizer: Tokenizer, settings: Settings, progress: ProgressLike) -> Vocabulary:
+def make_vocabulary(
+    file: Path, tokenizer: Tokenizer, settings: Settings, progress: ProgressLike, trained_on: int | None = None
+) -> Vocabulary:
     """The vocabulary of the tokenizer that was read from `file`. Raises TokenizerError or RecipeError where it does not suit the settings."""
     pad = find_pad(tokenizer, settings.pad_token)
     if pad is None:
@@ -51,25 +50,4 @@ def make_vocabulary(file: Path, tokenizer: Tokenizer, settings: Settings, progre
         )
     folded = token_map(tokenizer) if settings.canonical else identity_map(tokenizer)
     bits = ngrams.gram_bits(folded.canonical_vocab, settings.orders)
-    return Vocabulary(tokenizer, file, folded, vocab_size(tokenizer), pad, find_end(tokenizer), bits)
-
-
-def train(reader: Reader, vocab: int, held_out: float, progress: ProgressLike) -> Tokenizer:
-    """Train on the documents that are not held out, in a thread of its own: in ours, the library would keep Ctrl-C waiting."""
-    stopped = Event()
-
-    def texts() -> Iterator[list[str]]:
-        for batch in batches(reader):
-            if stopped.is_set():
-                raise InterruptedError
-            progress.advance(reader.done, reader.bytes, "bytes")
-            yield [document.text for document in batch if not is_held_out(document, held_out)]
-
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            tokenizer = pool.submit(train_tokenizer, texts(), vocab).result()
-        finally:
-            stopped.set()
-    if tokenizer.get_vocab_size() < vocab:
-        progress.warn(f"the corpus is too small for {vocab:,} ids: the trained tokenizer has {tokenizer.get_vocab_size():,}")
-    return tokenizer
+    return Vocabulary(tokenizer, file, folded, vocab_size(tokenizer), pad, find_end(tokenizer), bits, trained_on)

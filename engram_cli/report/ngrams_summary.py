@@ -96,6 +96,8 @@ def _facts(ngrams: NGrams) -> Iterator[tuple[str, Scalar | Measure]]:
     if "duplicates" in facts:
         yield "duplicates left out", Measure(facts["duplicates"], "documents")
         yield "encoder", facts["encoder"]
+    if "trained_on" in facts:
+        yield "tokenizer trained on", Measure(facts["trained_on"], "bytes")
     yield "token ids", facts["vocab"]
     yield "canonical ids", facts["canonical_vocab"]
     yield "ids folded", Measure(1 - facts["canonical_vocab"] / facts["vocab"], "share")
