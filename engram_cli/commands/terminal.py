@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from engram_cli.progress import Amounts
 from engram_cli.store.resources import format_bytes
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ _MOST_ROWS = 60  # of a table on the screen
 _HEADING, _TEXT = 11, 40  # columns are not made narrower for their heading, nor wider for a text, than so many letters
 _GAP = 3  # between columns
 _HEARTBEAT = 30.0  # seconds between lines about a stage where there is no terminal
+_SAID = 0.02, 2.0  # share of a stage and seconds after which it is said when it will end: before, that would be a guess
 _DECIMALS = {"nats": 3, "bits": 3}
 
 
@@ -204,6 +206,7 @@ def progress(quiet: bool = False) -> Iterator["Progress"]:
     shown = Progress(quiet)
     try:
         yield shown
+        shown.finish_stage()
     finally:
         shown.close()
 
@@ -217,33 +220,33 @@ class Progress:
         self._task: TaskID | None = None
         self._label = ""
         self._started = self._spoke = time.monotonic()
-        self._last: tuple[float, float | None, str, str] | None = None
+        self._last: tuple[float, float | None, str, str, Amounts] | None = None
 
     def stage(self, number: int, of: int, text: str) -> None:
-        self._finish_stage()
-        self._label = f"[{number}/{of}] {text}"
+        self.finish_stage()
+        label = f"[{number}/{of}] {text}"
+        self._label = label.partition(" (")[0]  # what is in brackets is said once
         self._started = self._spoke = time.monotonic()
         if self._quiet:
             return
         if sys.stderr.isatty():
             bars = self._bars or self._open()
-            self._task = bars.add_task(self._label, total=None, status="")
+            self._task = bars.add_task(label, total=None, status="")
         else:
-            print(self._label, file=sys.stderr, flush=True)
+            print(label, file=sys.stderr, flush=True)
 
-    def advance(self, done: float, total: float | None, unit: str, note: str = "") -> None:
-        self._last = (done, total, unit, note)
+    def advance(self, done: float, total: float | None, unit: str, note: str = "", also: Amounts = ()) -> None:
+        self._last = (done, total, unit, note, also)
         if self._quiet:
             return
         now = time.monotonic()
         if self._bars is not None and self._task is not None:
             if now - self._spoke >= 0.1:
                 self._spoke = now
-                self._bars.update(self._task, completed=done, total=total, status=self._status(now))
+                self._bars.update(self._task, completed=done, total=total, status=self._status(now), refresh=True)
         elif now - self._spoke >= _HEARTBEAT:
             self._spoke = now
-            share = f"{100 * done / total:.0f} %  " if total else ""
-            print(f"{self._label}: {share}{self._status(now)}", file=sys.stderr, flush=True)
+            print(f"{self._label}: {self._status(now)}", file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
         line = f"engram: warning: {text}"
@@ -253,53 +256,60 @@ class Progress:
             print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        self._finish_stage()
+        """Take the bars down; that of a stage that did not come to its end stays as it is."""
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
 
     def _open(self) -> "RichProgress":
-        from rich.console import Console
-        from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+        from rich.console import Console, RenderableType
+        from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichProgress
+        from rich.text import Text
 
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[status]}", markup=False),
-        )
-        self._bars = RichProgress(*columns, console=Console(file=sys.stderr, highlight=False), refresh_per_second=8)
+        class Bars(RichProgress):
+            """Two lines: what is being done, and how far it is."""
+
+            def get_renderables(self) -> Iterator[RenderableType]:
+                for task in self.tasks:
+                    yield Text(task.description, overflow="fold")
+                    yield self.make_tasks_table([task])
+
+        columns = (BarColumn(bar_width=16), TextColumn("{task.fields[status]}", markup=False))
+        self._bars = Bars(*columns, console=Console(file=sys.stderr, highlight=False), refresh_per_second=8)
         self._bars.start()
         return self._bars
 
     def _status(self, now: float) -> str:
-        """Rate, time left, note."""
+        """Share done, rates, time left, note."""
         assert self._last is not None
-        done, total, unit, note = self._last
+        done, total, unit, note, also = self._last
         elapsed = now - self._started
-        parts = []
-        if done and unit != "seconds" and elapsed > 0:
-            parts.append(_rate_text(done / elapsed, unit))
-        if total and 0 < done < total:
+        parts = [f"{100 * done / total:.0f} %"] if total else []
+        if elapsed > 0:
+            amounts = also or [(done, unit)]
+            parts += [_rate_text(amount / elapsed, unit) for amount, unit in amounts if amount and unit != "seconds"]
+        share, seconds = _SAID
+        if total and share * total <= done < total and elapsed >= seconds:
             left = total - done if unit == "seconds" else elapsed * (total - done) / done
             parts.append(f"{seconds_text(max(1, left))} left")
         return "  ".join([*parts, note] if note else parts)
 
-    def _finish_stage(self) -> None:
-        """Leave the stage's bar full, with what it took."""
+    def finish_stage(self) -> None:
+        """Leave a line in place of the stage's bar: what it took."""
         if self._bars is not None and self._task is not None:
             took = seconds_text(time.monotonic() - self._started)
             note = self._last[3] if self._last else ""
-            done, total = (self._last[0], self._last[1] or self._last[0]) if self._last else (1, 1)
-            self._bars.update(self._task, completed=done, total=total, status=f"{took}  {note}".rstrip())
-            self._bars.stop_task(self._task)
+            self._bars.remove_task(self._task)
+            self._bars.refresh()
+            line = f"{self._label}: {took}  {note}".rstrip()
+            self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
         self._task = self._last = None
 
 
 def _rate_text(rate: float, unit: str) -> str:
-    if unit == "bytes":
-        return f"{format_bytes(rate)}/s"
+    if unit.startswith("bytes"):  # of what, where that must be said
+        return f"{format_bytes(rate)}/s{unit.removeprefix('bytes')}"
     for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if rate >= scale:
             return f"{rate / scale:.1f} {letter} {unit}/s"

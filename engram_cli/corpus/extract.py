@@ -235,7 +235,7 @@ def _tokenizer(sources: Sources, settings: Settings, memory: int, work: Path, st
     if settings.train_vocab is None:
         assert settings.tokenizer is not None
         return Path(settings.tokenizer), None
-    stages.next(f"training a tokenizer of {settings.train_vocab:,} ids on {format_bytes(SAMPLE)} of text at most")
+    stages.next(f"training a tokenizer of {settings.train_vocab:,} ids (on {format_bytes(SAMPLE)} of text at most)")
     reader = _reader(sources, settings, share_out(memory))
     return train(reader, settings.train_vocab, settings.held_out, memory, work, stages.progress)
 

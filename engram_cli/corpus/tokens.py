@@ -118,6 +118,11 @@ class TokenFiles:
     def tokens(self) -> int:
         return self.training.tokens + self.held_out.tokens
 
+    @property
+    def bytes(self) -> int:
+        """Of the text of all documents so far."""
+        return self.training.bytes + self.held_out.bytes
+
     def commit(self) -> None:
         """Put down what was done so far, and see that it can be counted."""
         parts = {"training": self.training.commit(), "held_out": self.held_out.commit()}
@@ -129,11 +134,13 @@ class TokenFiles:
     def encode(self, reader: Reader, tokenizer: Tokenizer, engine: Engine, progress: ProgressLike) -> None:
         """Encode all documents of `reader` that were not read before; the next batches are read while one is encoded."""
         uncommitted = unreleased = 0
+        bytes_before, tokens_before = self.bytes, self.tokens
 
         def take(pending: _Pending) -> None:
             nonlocal uncommitted, unreleased
             self._add_encoded(pending)
-            progress.advance(pending.done, reader.bytes, "bytes", f"{self.tokens:,} tokens")
+            also = ((self.bytes - bytes_before, "bytes of text"), (self.tokens - tokens_before, "tokens"))
+            progress.advance(pending.done, reader.bytes, "bytes", also=also)
             uncommitted += pending.bytes
             unreleased += pending.bytes
             if unreleased >= _RELEASE:  # also within a document, where nothing is committed
@@ -160,6 +167,7 @@ class TokenFiles:
             while waiting:
                 take(waiting.popleft())
         self.commit()
+        progress.advance(reader.bytes, reader.bytes, "bytes", f"{self.tokens:,} tokens")
 
     def _not_seen(self, records: Records) -> tuple[npt.NDArray[np.bool_], int]:
         """(which documents of a batch, or pieces of them, were not seen before; how many documents were)."""
@@ -182,13 +190,16 @@ class TokenFiles:
     def take_ready(self, reader: ReadyReader, progress: ProgressLike) -> None:
         """Take the documents of ready tokens that were not read before."""
         committed, self.encoder = 0, "ready"
+        tokens_before = self.tokens
         for block in islice(reader, self.read, None):
             self._add_block(block)
-            progress.advance(reader.done, reader.bytes, "bytes", f"{self.tokens:,} tokens")
+            also = ((reader.done, "bytes"), (self.tokens - tokens_before, "tokens"))
+            progress.advance(reader.done, reader.bytes, "bytes", also=also)
             if reader.done - committed >= COMMIT:
                 self.commit()
                 committed = reader.done
         self.commit()
+        progress.advance(reader.bytes, reader.bytes, "bytes", f"{self.tokens:,} tokens")
 
     def _add_block(self, block: ReadyBlock) -> None:
         """A block of ready tokens; its first may belong to the last document of the block before."""

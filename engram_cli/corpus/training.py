@@ -86,7 +86,10 @@ def train(reader: Reader, vocab: int, held_out: float, memory: int, work: Path, 
                 f"give {at_least(least)} or more, or a --tokenizer"
             )
         texts = _sampled(reader, held_out, progress)
+        found = format_bytes(sum(map(len, texts)))
+        progress.advance(0, None, "bytes", f"merging the words of {found} of text")  # the library does not tell how far it is
         tokenizer = _trained(texts, vocab)
+        progress.advance(reader.bytes, reader.bytes, "bytes", f"{found} of text")
         if tokenizer.get_vocab_size() < vocab:
             progress.warn(f"the corpus is too small for {vocab:,} ids: the trained tokenizer has {tokenizer.get_vocab_size():,}")
         write_whole(size, str(sum(map(len, texts))).encode())
@@ -95,12 +98,13 @@ def train(reader: Reader, vocab: int, held_out: float, memory: int, work: Path, 
 
 
 def _sampled(reader: Reader, held_out: float, progress: ProgressLike) -> list[bytes]:
-    sample = Sample()
+    sample, size = Sample(), 0
     for batch in batches(reader):
         for document in batch:
+            size += document.bytes
             if not is_held_out(document, held_out):
                 sample.add(document.text)
-        progress.advance(reader.done, reader.bytes, "bytes")
+        progress.advance(reader.done, reader.bytes, "bytes", also=[(size, "bytes of text")])
     return sample.texts()
 
 

@@ -226,8 +226,49 @@ def test_on_a_terminal_bars_show_how_far_it_is(monkeypatch: pytest.MonkeyPatch) 
         shown.warn("mind [this]")
         shown.stage(2, 2, "writing")
     last = screen.getvalue()
-    for text in ("[1/2] counting [3]-grams", "loss 4.2", "[2/2] writing", "100%", "engram: warning: mind [this]"):
+    for text in (
+        "[1/2] counting [3]-grams",
+        "50 %",
+        "M tokens/s",
+        "[1/2] counting [3]-grams: ",
+        " s  loss 4.2",
+        "[2/2] writing",
+        "mind [this]",
+    ):
         assert text in last
+
+
+def test_on_a_narrow_terminal_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("sys.stderr", screen := Terminal())
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with progress() as shown:
+        shown.stage(1, 1, "encoding (about 100.0 GiB of disk needed, 100.0 GiB of --tmp if memory is short)")
+        now = 1000.0
+        shown.advance(40e9, 80e9, "bytes", also=[(120e9, "bytes of text"), (30e9, "tokens")])
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()))
+    assert max(map(len, lines)) <= 80
+    assert any(line.endswith("50 %  114.4 MiB/s of text  30.0 M tokens/s  16:40 min left") for line in lines)
+    assert "--tmp if memory is short)" in "".join(lines)
+    assert "[1/1] encoding: 16:40 min" in lines
+
+
+@pytest.mark.parametrize(("done", "seconds", "told"), [(1, 100.0, False), (50, 1.0, False), (50, 10.0, True)])
+def test_when_it_will_end_is_told_once_that_can_be_known(
+    monkeypatch: pytest.MonkeyPatch, done: float, seconds: float, told: bool
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("sys.stderr", screen := Terminal())
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with progress() as shown:
+        shown.stage(1, 1, "counting")
+        now = seconds
+        shown.advance(done, 100, "tokens")
+    assert ("left" in screen.getvalue()) == told
 
 
 def fail_in_a_stage() -> None:

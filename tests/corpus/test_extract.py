@@ -22,6 +22,7 @@ from engram_cli.corpus.artifact import DOCUMENTS, NGrams, open_ngrams
 from engram_cli.corpus.extract import extract
 from engram_cli.corpus.tokenizer import train_tokenizer
 from engram_cli.errors import ArtifactError, CorpusError, ResourceError
+from engram_cli.progress import Amounts
 from engram_cli.store.artifact import verify_files
 from engram_cli.store.resources import resident_memory
 from engram_cli.table.hashing import windows
@@ -39,7 +40,7 @@ class Listener:
     def stage(self, number: int, of: int, text: str) -> None:
         self.stages.append(f"[{number}/{of}] {text}")
 
-    def advance(self, done: float, total: float | None, unit: str, note: str = "") -> None:
+    def advance(self, done: float, total: float | None, unit: str, note: str = "", also: Amounts = ()) -> None:
         self.shares.append(done / (total or 1))
 
     def warn(self, text: str) -> None:
@@ -279,7 +280,7 @@ def test_rare_grams_are_left_out_and_the_artifact_says_so(counted: Callable[...,
 
 def test_memory_cannot_be_seen(counted: Callable[..., NGrams], tmp_path: Path) -> None:
     documents = make_documents(60)
-    small, large = (bytes_of(counted(documents, memory=resident_memory() + more).artifact.path) for more in (300 << 20, 8 << 30))
+    small, large = (bytes_of(counted(documents, memory=resident_memory() + more).artifact.path) for more in (400 << 20, 8 << 30))
     assert {name for name in small if small[name] != large[name]} <= {"documents.arrow", "manifest.json"}
     with pytest.raises(ResourceError, match=r"--memory must hold .*; give .* or more"):
         counted(documents, memory=1 << 20)

@@ -30,7 +30,7 @@ class Listener:
         self.stages = number
         if sys.argv[3] == f"stage {number}":
             die()
-    def advance(self, *arguments):
+    def advance(self, *arguments, **more):
         pass
     def warn(self, text):
         pass

@@ -25,7 +25,7 @@ from engram_cli.model.layer_rows import LayerRows, Updated
 from engram_cli.model.placement import check_resources, place_rows, rows_bytes
 from engram_cli.model.table import open_table
 from engram_cli.model.train import Budget, Trainer, token_losses
-from engram_cli.progress import Silent
+from engram_cli.progress import Amounts, Silent
 from engram_cli.recipe import INITS, ROW_OPTIMIZERS, HashRecipe, Recipe, parse_recipe
 from engram_cli.store import artifact as store
 from engram_cli.store import schema
@@ -59,7 +59,7 @@ class StopAt(Silent):
         if number == self.stage_number:
             raise self.stop
 
-    def advance(self, done: float, total: float | None, unit: str, note: str = "") -> None:
+    def advance(self, done: float, total: float | None, unit: str, note: str = "", also: Amounts = ()) -> None:
         if unit == "tokens" and done == self.tokens:
             raise self.stop
 
@@ -261,7 +261,7 @@ def test_a_kill_loses_only_what_came_after_the_checkpoint(
     seen = []
 
     class Resumed(Silent):
-        def advance(self, done: float, total: float | None, unit: str, note: str = "") -> None:
+        def advance(self, done: float, total: float | None, unit: str, note: str = "", also: Amounts = ()) -> None:
             seen.append((done, unit))
 
     assert_same_table(built(resume=True, progress=Resumed()), uninterrupted)

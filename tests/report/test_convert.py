@@ -10,7 +10,7 @@ import pytest
 from engram_cli.corpus.canonical import token_map
 from engram_cli.corpus.tokenizer import load_tokenizer
 from engram_cli.errors import ArtifactError, ResourceError
-from engram_cli.progress import Silent
+from engram_cli.progress import Amounts, Silent
 from engram_cli.report import convert as converting
 from engram_cli.report.convert import convert
 from engram_cli.report.diff import diff, differs
@@ -47,7 +47,7 @@ class Stop(Silent):
     def __init__(self, calls: int) -> None:
         self.calls = calls
 
-    def advance(self, done: float, total: float | None, unit: str, note: str = "") -> None:
+    def advance(self, done: float, total: float | None, unit: str, note: str = "", also: Amounts = ()) -> None:
         self.calls -= 1
         if self.calls < 0:
             raise KeyboardInterrupt

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engram_cli.progress import Silent
+from engram_cli.progress import Amounts, Silent
 from engram_cli.report.verify import damaged, verify
 from engram_cli.store.artifact import open_artifact
 
@@ -61,7 +61,7 @@ def test_progress_counts_every_byte(table_path: Path) -> None:
     told: list[tuple[float, float | None]] = []
 
     class Listener(Silent):
-        def advance(self, done: float, total: float | None, unit: str, note: str = "") -> None:
+        def advance(self, done: float, total: float | None, unit: str, note: str = "", also: Amounts = ()) -> None:
             told.append((done, total))
 
     verify([open_artifact(table_path)], Listener())
