@@ -25,8 +25,8 @@ from engram_cli.errors import ResourceError
 from engram_cli.progress import ProgressLike
 from engram_cli.store.resources import at_least, format_bytes, resident_memory
 
-SAMPLE = 16 << 20  # bytes of text
-WORDS = 3 << 19  # bytes of different words
+SAMPLE = 24 << 20  # bytes of text
+WORDS = 7 << 18  # bytes of different words
 _MEMORY = 160 * WORDS + SAMPLE + (48 << 20)  # bytes that training takes at most: the last is what batches, words and ids do
 _ID = 512  # for each id of the vocabulary
 _GROUP = 64  # texts given to the library at once
