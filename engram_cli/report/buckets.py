@@ -8,14 +8,19 @@ Shapes: G grams of one order, R rows (buckets) of one head.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from engram_cli.compiled import compiled
+from engram_cli.corpus.curves import Spectrum
+from engram_cli.table.kernels import remainder
+
 BLOCK = 1 << 18  # grams at a time
 ALL_MIXES = 2**63
+_STRETCH = 1 << 10  # buckets
+Mixes = npt.NDArray[np.int64]
 Histogram = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
@@ -24,33 +29,88 @@ def blocks(count: int) -> Iterator[slice]:
     return (slice(first, min(first + BLOCK, count)) for first in range(0, max(1, count), BLOCK))
 
 
-@dataclass(frozen=True)
 class Buckets:
     """What fell into the buckets of one head.
 
-    grams_R: distinct grams, u32; occurrences_R: of all of them, u64; top_R: of the most frequent of them, u64.
+    cells_R3: distinct grams, occurrences of all of them, and of the most frequent of them, u64: side by side, so that memory is
+    waited for once a gram.
     """
 
-    grams_R: npt.NDArray[np.uint32]
-    occurrences_R: npt.NDArray[np.uint64]
-    top_R: npt.NDArray[np.uint64]
+    def __init__(self, prime: int) -> None:
+        self.prime, self.reciprocal = np.uint64(prime), np.uint64(2**64 // prime)
+        self.cells_R3 = np.zeros((prime, 3), np.uint64)
+        self.grams_R, self.occurrences_R, self.top_R = self.cells_R3.T
 
     @property
     def foreign_R(self) -> npt.NDArray[np.uint64]:
         """Occurrences that do not belong to the bucket's top gram."""
         return self.occurrences_R - self.top_R
 
+    def keep_sharing(self, mix_G: Mixes, sharing_G: npt.NDArray[np.bool_]) -> None:
+        """Set `sharing_G` to false for grams that are alone in their buckets."""
+        _keep_sharing(mix_G, self.prime, self.reciprocal, self.cells_R3, sharing_G)
 
-def fill_buckets(mix_G: npt.NDArray[np.int64], counts_G: npt.NDArray[np.uint64], prime: int) -> Buckets:
+    def worst(self, most: int) -> npt.NDArray[np.int64]:
+        """The `most` buckets with the most occurrences that are not the top gram's, worst first; of equal ones, the first.
+
+        Of the largest in each stretch of buckets, so many are at least the so-manieth: no bucket with less need be sorted.
+        """
+        foreign_R = self.foreign_R
+        largest = np.sort(np.maximum.reduceat(foreign_R, np.arange(0, len(foreign_R), _STRETCH)))
+        least = largest[-most] if 0 < most <= len(largest) else 0
+        chosen = np.flatnonzero(foreign_R >= max(least, 1))
+        return chosen[np.argsort(-foreign_R[chosen].astype(np.int64), kind="stable")[:most]]
+
+
+def fill_buckets(mix_G: Mixes, counts_G: npt.NDArray[np.uint64], prime: int) -> Buckets:
     """Put every gram into bucket mix mod prime. Integers throughout, so the result is exact."""
-    buckets = Buckets(np.zeros(prime, np.uint32), np.zeros(prime, np.uint64), np.zeros(prime, np.uint64))
-    for block in blocks(len(mix_G)):
-        bucket_G = mix_G[block] % prime
-        counts = np.asarray(counts_G[block])
-        np.add.at(buckets.grams_R, bucket_G, np.uint32(1))
-        np.add.at(buckets.occurrences_R, bucket_G, counts)
-        np.maximum.at(buckets.top_R, bucket_G, counts)
+    buckets = Buckets(prime)
+    for block in blocks(len(mix_G)):  # counts may lie on disk
+        _fill(mix_G[block], np.asarray(counts_G[block]), buckets.prime, buckets.reciprocal, buckets.cells_R3)
     return buckets
+
+
+def grams_inside(mix_G: Mixes, prime: int, bucket: int) -> npt.NDArray[np.int64]:
+    """Which grams fall into a bucket of a head."""
+    inside_G = np.empty(len(mix_G), np.bool_)
+    _find(mix_G, np.uint64(prime), np.uint64(2**64 // prime), np.uint64(bucket), inside_G)
+    return np.flatnonzero(inside_G)
+
+
+@compiled
+def _fill(mix_G: Any, counts_G: Any, prime: Any, reciprocal: Any, cells_R3: Any) -> None:
+    for at in range(np.uint64(len(mix_G))):
+        cell = cells_R3[remainder(np.uint64(mix_G[at]), prime, reciprocal)]
+        cell[0] += np.uint64(1)
+        cell[1] += counts_G[at]
+        cell[2] = max(cell[2], counts_G[at])
+
+
+@compiled
+def _keep_sharing(mix_G: Any, prime: Any, reciprocal: Any, cells_R3: Any, sharing_G: Any) -> None:
+    for at in range(np.uint64(len(mix_G))):
+        sharing_G[at] &= cells_R3[remainder(np.uint64(mix_G[at]), prime, reciprocal), 0] > np.uint64(1)
+
+
+@compiled
+def _find(mix_G: Any, prime: Any, reciprocal: Any, bucket: Any, inside_G: Any) -> None:
+    for at in range(np.uint64(len(mix_G))):
+        inside_G[at] = remainder(np.uint64(mix_G[at]), prime, reciprocal) == bucket
+
+
+@compiled
+def _sums(cells_R3: Any) -> Any:
+    """(buckets with grams; grams and occurrences in those with several; occurrences in all, and of the top grams)."""
+    occupied, grams, shared, occurrences, top = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
+    for row in range(np.uint64(len(cells_R3))):
+        cell = cells_R3[row]
+        occupied += np.uint64(cell[0] > 0)
+        several = np.uint64(cell[0] > 1)
+        grams += several * cell[0]
+        shared += several * cell[1]
+        occurrences += cell[1]
+        top += cell[2]
+    return occupied, grams, shared, occurrences, top
 
 
 def sharing_expected(grams: int, rows: int) -> float:
@@ -65,8 +125,11 @@ def occupied_expected(grams: int, rows: int) -> float:
 
 def count_histogram(counts_G: npt.NDArray[np.uint64]) -> Histogram:
     """(counts, most frequent first; how many grams have each): all that `purity_expected` needs to know of the grams."""
-    values, grams = np.unique(counts_G, return_counts=True)
-    return values[::-1].astype(np.float64), grams[::-1].astype(np.float64)
+    spectrum = Spectrum()
+    for block in blocks(len(counts_G)):
+        spectrum.add(np.asarray(counts_G[block]))
+    curve = spectrum.curve()
+    return curve.count_C[::-1].astype(np.float64), curve.grams_C[::-1].astype(np.float64)
 
 
 def purity_expected(histogram: Histogram, rows: int) -> float:
@@ -82,19 +145,18 @@ def purity_expected(histogram: Histogram, rows: int) -> float:
 
 def head_record(buckets: Buckets, histogram: Histogram) -> dict[str, Any]:
     """The measures of one head, a record of HEADS but for its place in the layout."""
-    rows, grams = len(buckets.grams_R), int(histogram[1].sum())
-    shared_R = buckets.grams_R > 1
-    occurrences = int(buckets.occurrences_R.sum())
+    rows, grams = len(buckets.cells_R3), int(histogram[1].sum())
+    occupied, grams_sharing, sharing, occurrences, top = map(int, _sums(buckets.cells_R3))
     return {
         "rows": rows,
         "grams": grams,
         "load": grams / rows,
-        "occupied": np.count_nonzero(buckets.grams_R) / rows,
+        "occupied": occupied / rows,
         "occupied_expected": occupied_expected(grams, rows),
-        "grams_sharing": int(buckets.grams_R[shared_R].sum(dtype=np.int64)) / max(1, grams),
-        "occurrences_sharing": int(buckets.occurrences_R[shared_R].sum()) / max(1, occurrences),
+        "grams_sharing": grams_sharing / max(1, grams),
+        "occurrences_sharing": sharing / max(1, occurrences),
         "sharing_expected": sharing_expected(grams, rows),
-        "purity": int(buckets.top_R.sum()) / occurrences if occurrences else 1.0,
+        "purity": top / occurrences if occurrences else 1.0,
         "purity_expected": purity_expected(histogram, rows),
     }
 

@@ -1,7 +1,6 @@
 """Collisions: which counted grams share buckets, against what random hashing predicts (the formulas are in buckets.py).
 
-One head at a time, in blocks of grams: 16 bytes a gram and 20 bytes a row of the largest head, whatever else the table holds; about
-30 ns per gram and head where rows outgrow the cache.
+One head at a time: 17 bytes a gram and 40 bytes a row of the largest head, whatever else the table holds.
 Shapes: G grams of one order, R rows (buckets) of one head, N the order, newest id first.
 """
 
@@ -18,13 +17,13 @@ from engram_cli.corpus.artifact import NGrams
 from engram_cli.corpus.ngrams import Grams
 from engram_cli.errors import ArtifactError, RecipeError
 from engram_cli.progress import SILENT, ProgressLike
-from engram_cli.report.buckets import Buckets, blocks, count_histogram, fill_buckets, full_collisions, head_record
+from engram_cli.report.buckets import Buckets, blocks, count_histogram, fill_buckets, full_collisions, grams_inside, head_record
 from engram_cli.report.report import Measure, Report, column, table
 from engram_cli.store.resources import need_memory
 from engram_cli.table.hashing import mixes
 from engram_cli.table.layout import LayerLayout, Layout
 
-_BYTES_PER_GRAM, _BYTES_PER_ROW = 8 + 8, 4 + 8 + 8  # the mix, and a copy of it to sort; the arrays of `Buckets`
+_BYTES_PER_GRAM, _BYTES_PER_ROW = 8 + 8 + 1, 24 + 16  # the mix, a copy of it to sort, a mark; `Buckets`, and what is found in them
 _NAMED = 3  # grams of a bucket that are written out
 
 HEADS = [
@@ -128,8 +127,7 @@ def _collide(ngrams: NGrams, layout: Layout, layer: LayerLayout, order: int, wor
         place = {"layer": layer.layer, "order": order, "head": head}
         buckets = fill_buckets(mix_G, counts_G, prime)
         heads.append(place | head_record(buckets, histogram))
-        for block in blocks(len(mix_G)):
-            sharing_G[block] &= buckets.grams_R[mix_G[block] % prime] > 1
+        buckets.keep_sharing(mix_G, sharing_G)
         candidates += [place | record for record in _worst_buckets(buckets, worst)]
         progress.advance((head + 1) * len(mix_G), len(primes) * len(mix_G), "grams")
     candidates = _worst(candidates, worst)
@@ -180,19 +178,11 @@ def _mixes(ngrams: NGrams, grams_G: Grams, layout: Layout, layer: LayerLayout, o
 
 
 def _worst_buckets(buckets: Buckets, most: int) -> list[dict[str, Any]]:
-    foreign_R = buckets.foreign_R
-    most = min(most, len(foreign_R))
-    chosen = np.argpartition(foreign_R, len(foreign_R) - most)[len(foreign_R) - most :] if most else np.empty(0, np.int64)
-    return [
-        {
-            "bucket": int(bucket),
-            "grams": int(buckets.grams_R[bucket]),
-            "occurrences": int(buckets.occurrences_R[bucket]),
-            "not_the_top_gram": int(foreign_R[bucket]),
-        }
-        for bucket in chosen
-        if foreign_R[bucket]
-    ]
+    records = []
+    for bucket in buckets.worst(most).tolist():
+        grams, occurrences, top = buckets.cells_R3[bucket].tolist()
+        records.append({"bucket": bucket, "grams": grams, "occurrences": occurrences, "not_the_top_gram": occurrences - top})
+    return records
 
 
 def _worst(candidates: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
@@ -204,7 +194,7 @@ def _worst(candidates: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
 def _name_grams(ngrams: NGrams, order: int, mix_G: npt.NDArray[np.int64], prime: int, bucket: int) -> str:
     """`of the` 1,234 + `in a` 56 + 7 more"""
     grams_G, counts_G = ngrams.counts(order)
-    inside = np.concatenate([block.start + np.flatnonzero(mix_G[block] % prime == bucket) for block in blocks(len(mix_G))])
+    inside = grams_inside(mix_G, prime, bucket)
     inside = inside[np.argsort(counts_G[inside], kind="stable")[::-1]]
     windows_GN = ngrams.unpack(grams_G[inside[:_NAMED]], order)
     named = [

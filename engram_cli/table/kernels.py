@@ -11,9 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from engram_cli.compiled import compiled
+from engram_cli.compiled import compiled, inlined
 
 _HALF, _LOW = np.uint64(32), np.uint64(2**32 - 1)
+
+
+@inlined
+def remainder(mix: Any, prime: Any, reciprocal: Any) -> Any:
+    """mix modulo a prime, from its reciprocal, 2^64 // prime; u64 all, the mix below 2^63 and the prime below 2^61."""
+    high, low = mix >> _HALF, mix & _LOW
+    high_m, low_m = reciprocal >> _HALF, reciprocal & _LOW
+    rest = mix - (high * high_m + ((high * low_m) >> _HALF) + ((low * high_m) >> _HALF)) * prime
+    rest = min(rest, rest - (prime + prime))  # a difference below 0 wraps around and is the larger
+    return min(rest, rest - prime)
 
 
 @compiled
@@ -30,12 +40,6 @@ def hash_windows(
         mix = first = np.uint64(0)
         for back in range(np.uint64(len(ends_N))):
             mix ^= np.uint64(windows_TN[at, back]) * multipliers_N[back]
-            high, low = mix >> _HALF, mix & _LOW
             for head in range(first, ends_N[back]):
-                prime = primes_H[head]
-                high_m, low_m = reciprocals_H[head] >> _HALF, reciprocals_H[head] & _LOW
-                rest = mix - (high * high_m + ((high * low_m) >> _HALF) + ((low * high_m) >> _HALF)) * prime
-                rest = min(rest, rest - (prime + prime))  # a difference below 0 wraps around and is the larger
-                rest = min(rest, rest - prime)
-                rows_TH[at, head] = np.int64(rest + offsets_H[head])
+                rows_TH[at, head] = np.int64(remainder(mix, primes_H[head], reciprocals_H[head]) + offsets_H[head])
             first = ends_N[back]

@@ -15,7 +15,15 @@ from engram_cli.corpus.artifact import NGrams, open_ngrams
 from engram_cli.errors import ArtifactError, RecipeError, ResourceError
 from engram_cli.model.data import layout_for
 from engram_cli.recipe import HashRecipe
-from engram_cli.report.buckets import count_histogram, fill_buckets, full_collisions, head_record, purity_expected
+from engram_cli.report.buckets import (
+    Buckets,
+    count_histogram,
+    fill_buckets,
+    full_collisions,
+    grams_inside,
+    head_record,
+    purity_expected,
+)
 from engram_cli.report.collisions import collisions, exceeds
 from engram_cli.report.report import Report, read_report, write_report
 from engram_cli.table.layout import Layout, plan_layout
@@ -156,6 +164,19 @@ def test_buckets_agree_with_a_dictionary(counts: list[int], prime: int, seed: in
     assert buckets.grams_R.tolist() == [len(inside[bucket]) for bucket in range(prime)]
     assert buckets.occurrences_R.tolist() == [sum(inside[bucket]) for bucket in range(prime)]
     assert buckets.top_R.tolist() == [max(inside[bucket], default=0) for bucket in range(prime)]
+    for bucket in range(prime):
+        assert grams_inside(mix_G, prime, bucket).tolist() == np.flatnonzero(mix_G % prime == bucket).tolist()
+
+
+@given(foreign=st.lists(st.integers(0, 5), min_size=2, max_size=60), most=st.integers(0, 9), stretch=st.integers(1, 20))
+def test_the_worst_buckets_are_found_without_sorting_all(foreign: list[int], most: int, stretch: int) -> None:
+    buckets = Buckets(len(foreign))
+    buckets.occurrences_R[:] = foreign
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engram_cli.report.buckets._STRETCH", stretch)
+        found = buckets.worst(most).tolist()
+    ranked = sorted((bucket for bucket, count in enumerate(foreign) if count), key=lambda bucket: (-foreign[bucket], bucket))
+    assert found == ranked[:most]
 
 
 @given(counts=COUNTS.filter(bool), rows=st.integers(2, 200))
@@ -220,5 +241,5 @@ def test_orders_that_were_not_counted_are_refused(tmp_path: Path) -> None:
 
 
 def test_heads_that_do_not_fit_in_memory_are_refused_before_anything_starts(ngrams: NGrams) -> None:
-    with pytest.raises(ResourceError, match=r"a head of 1,099,511,627,\d+ rows .* takes 20\.0 TiB of memory"):
+    with pytest.raises(ResourceError, match=r"a head of 1,099,511,627,\d+ rows .* takes 40\.0 TiB of memory"):
         collisions(ngrams, layout_of(ngrams, HashRecipe(heads=1, size=((1 << 40) - 87,))), name="huge")
