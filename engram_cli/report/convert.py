@@ -28,7 +28,7 @@ from engram_cli.report.converted import conversion_report
 from engram_cli.report.report import Report
 from engram_cli.store.artifact import Draft, check_out, partial_path, scratch_path, write_artifact, write_directory
 from engram_cli.store.digests import write_digests
-from engram_cli.store.manifest import DIGESTS, file_digest
+from engram_cli.store.manifest import DIGESTS, RunningDigest, file_digest
 from engram_cli.store.matrix import Matrix
 from engram_cli.store.resources import need_disk
 from engram_cli.store.shards import INDEX
@@ -167,6 +167,10 @@ class _Notes:
     def end(self) -> None:
         """Note how far it is now, and wait for it."""
         self.pool.submit(self._note, self.state.text()).result()
+        self.leave()
+
+    def leave(self) -> None:
+        """Wait for a note that is being written, and write no more: a finished layer goes to the disk when its file is sealed."""
         self.pool.shutdown()
 
 
@@ -186,18 +190,22 @@ def _fill(draft: Draft, plan: Plan, state: _State, progress: ProgressLike) -> No
         progress.stage(number, stages, f"writing {source.count:,} rows of layer {layer.number}, {change}")
         rows = _target(draft.path, plan, layer, state, progress)
         notes = _Notes(state, rows.flush)
+        stored = rows.numbers.tensors[0]
+        digest = RunningDigest(stored.path, stored.spec.offset)
         try:
-            for done in stream(source, rows, state.errors[layer.number], state.done[layer.number]):
+            for done, numbers in stream(source, rows, state.errors[layer.number], state.done[layer.number]):
+                digest.add(stored.spec.offset + done * rows.numbers.row_bytes - numbers.nbytes, numbers)
                 state.done[layer.number] = done
                 progress.advance(done * rows.bytes_per_row, layer.bytes, "bytes")
                 notes.maybe()
-        except KeyboardInterrupt:
-            progress.warn("stopped; go on with --resume")
-            raise
-        finally:
+        except BaseException as error:
             notes.end()
-        if plan.config is None:
-            draft.seal(rows.numbers.tensors[0].path.name)
+            if isinstance(error, KeyboardInterrupt):
+                progress.warn("stopped; go on with --resume")
+            raise
+        notes.leave()
+        if len(rows.numbers.tensors) == 1:
+            draft.seal(stored.path.name, digest)
 
 
 def _target(directory: Path, plan: Plan, layer: LayerPlan, state: _State, progress: ProgressLike) -> Rows:
@@ -255,7 +263,7 @@ def _finish(draft: Draft, source: Source, plan: Plan) -> None:
         (draft.path / KEPT_CONFIG).parent.mkdir(exist_ok=True)
         (draft.path / KEPT_CONFIG).write_text(json.dumps(source.config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     draft.recipe = source.origin.get("recipe", "")
-    draft.inputs = dict(source.origin.get("inputs", {}))
+    draft.inputs = {**source.origin.get("inputs", {}), **source.known_by}
     draft.facts = {**(source.origin.get("facts") or _facts(source)), "dtype": plan.layers[0].type.name}
     if source.keeps_config:
         draft.facts["prefixes"] = {str(layer): prefix for layer, prefix in source.prefixes.items()}

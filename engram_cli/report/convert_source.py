@@ -44,15 +44,17 @@ WRITERS: Mapping[str, ModuleType] = {"deepseek-v4.1": deepseek, "qwen-ple": qwen
 class Source:
     """A table to convert.
 
-    digest: changes where what is read does; files: of an artifact, without rows, by name; origin: facts, recipe and inputs of its
-    manifest; config, prefixes, rest: what a checkpoint says, what its tensors' names begin with (layer -> text), and its memory's
-    other tensors, both also where an artifact keeps them; others: how many tensors of a model lie beside the table.
+    digest: changes where what is read does; known_by: name -> digest, among the inputs of what is made of it; files: of an
+    artifact, without rows, by name; origin: facts, recipe and inputs of its manifest; config, prefixes, rest: what a checkpoint
+    says, what its tensors' names begin with (layer -> text), and its memory's other tensors, both also where an artifact keeps
+    them; others: how many tensors of a model lie beside the table.
     """
 
     stored: StoredTable
     layout: Layout | None
     token_map: TokenMap | None
     digest: str
+    known_by: Mapping[str, str]
     files: Mapping[str, Path]
     origin: Mapping[str, Any]
     config: Mapping[str, Any] | None
@@ -89,7 +91,8 @@ def _artifact(stored: StoredTable) -> Source:
     origin = {"facts": manifest.facts, "recipe": manifest.recipe, "inputs": manifest.inputs}
     prefixes = {int(layer): prefix for layer, prefix in manifest.facts.get("prefixes", {}).items()}
     assert isinstance(stored.planned, Layout)
-    return Source(stored, stored.planned, _map_of(artifact), artifact.digest, files, origin, config, prefixes, rest, 0)
+    known_by = {"table": artifact.digest}
+    return Source(stored, stored.planned, _map_of(artifact), artifact.digest, known_by, files, origin, config, prefixes, rest, 0)
 
 
 def _map_of(artifact: Artifact) -> TokenMap:
@@ -118,7 +121,8 @@ def _checkpoint(stored: StoredTable) -> Source:
     shards = open_shards(stored.path)
     others = len(shards) - sum(len(layer.tensors) for layer in stored.layers)
     files, origin = _kept(stored.path, layout)
-    return Source(stored, layout, folded, _fingerprint(stored, shards), files, origin, config, prefixes, rest, others)
+    digest, known_by = _fingerprint(stored, shards), {"config": file_digest(stored.path / CONFIG)}
+    return Source(stored, layout, folded, digest, known_by, files, origin, config, prefixes, rest, others)
 
 
 def _kept(path: Path, layout: Layout | None) -> tuple[dict[str, Path], Mapping[str, Any]]:

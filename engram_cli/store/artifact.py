@@ -21,7 +21,7 @@ import pyarrow as pa
 from engram_cli import __version__
 from engram_cli.errors import ArtifactError
 from engram_cli.store import manifest as manifests
-from engram_cli.store.manifest import FileRecord, Manifest
+from engram_cli.store.manifest import FileRecord, Manifest, RunningDigest
 from engram_cli.store.stream import ColumnWriter
 from engram_cli.store.tensors import TensorSpec, map_tensor, read_tensor_specs
 
@@ -142,10 +142,11 @@ class Draft:
             yield writer
         self.seal(name)
 
-    def seal(self, name: str) -> None:
-        """Digest and flush the file `name`, which is complete, while others are written. The rest is sealed at the end."""
+    def seal(self, name: str, digest: RunningDigest | None = None) -> None:
+        """Digest and flush the file `name`, which is complete, while others are written; of what `digest` has seen nothing is read
+        again. The rest is sealed at the end."""
         path = self.path / name
-        self._sealed[name] = self._pool.submit(_record, path), self._pool.submit(_flush, path)
+        self._sealed[name] = self._pool.submit(_record, path, digest), self._pool.submit(_flush, path)
 
     def flush(self, name: str) -> None:
         """Bring what is written of the file `name` to the disk while more is, unless the last such call is still at it."""
@@ -174,8 +175,8 @@ class Draft:
         self._pool.shutdown(cancel_futures=True)
 
 
-def _record(path: Path) -> FileRecord:
-    return FileRecord(path.stat().st_size, manifests.file_digest(path))
+def _record(path: Path, digest: RunningDigest | None) -> FileRecord:
+    return FileRecord(path.stat().st_size, digest.finish() if digest else manifests.file_digest(path))
 
 
 def partial_path(out: Path) -> Path:

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from engram_cli.errors import ArtifactError
@@ -71,14 +73,37 @@ def _dump(document: Mapping[str, Any]) -> str:
 
 def file_digest(path: Path, read: Callable[[int], object] | None = None) -> str:
     """xxh3_128 (hex) of a file's content, read in blocks of 1 MiB; `read` is told the bytes of each block."""
-    state = xxhash.xxh3_128()
-    block = memoryview(bytearray(_BLOCK))  # one and the same: it stays in the cache, which doubles the speed
-    with path.open("rb", buffering=0) as file:
-        while size := file.readinto(block):
-            state.update(block[:size])
-            if read:
-                read(size)
-    return state.hexdigest()
+    return RunningDigest(path).finish(read)
+
+
+class RunningDigest:
+    """The digest of a file that is written from its beginning on, taken while it is: a large file need not be read again.
+
+    The first `start` bytes are there already. What does not follow on what was added before is left out, and read at the end.
+    """
+
+    def __init__(self, path: Path, start: int = 0) -> None:
+        self.path, self._state, self._position = path, xxhash.xxh3_128(), start
+        if start:
+            with path.open("rb") as file:
+                self._state.update(file.read(start))
+
+    def add(self, offset: int, written: npt.NDArray[Any]) -> None:
+        """Bytes that were written from `offset` on."""
+        if offset == self._position:
+            self._state.update(written.reshape(-1).view(np.uint8).data)
+            self._position += written.nbytes
+
+    def finish(self, read: Callable[[int], object] | None = None) -> str:
+        """xxh3_128 (hex) of the whole file; `read` is told the bytes of each block that is read from it."""
+        block = memoryview(bytearray(_BLOCK))  # one and the same: it stays in the cache, which doubles the speed
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self._position)
+            while size := file.readinto(block):
+                self._state.update(block[:size])
+                if read:
+                    read(size)
+        return self._state.hexdigest()
 
 
 def read_manifest(directory: Path) -> Manifest:

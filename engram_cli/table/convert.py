@@ -14,9 +14,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from engram_cli.table.row_types import Floats
 from engram_cli.table.rows import Rows
@@ -61,10 +62,10 @@ class RoundingError:
 
 def rounding_error(first: int, before_RE: Floats, after_RE: Floats) -> RoundingError:
     """The error of a block whose first row is `first`."""
-    with np.errstate(all="ignore"):  # rows that are not finite, or whose squares are not, are done again below
-        change_RE = after_RE - before_RE
-        squared_R = np.einsum("re,re->r", change_RE, change_RE).astype(np.float64)
-        power_R = np.einsum("re,re->r", before_RE, before_RE).astype(np.float64)
+    from engram_cli.table import codes  # numba takes a quarter of a second to import
+
+    squared_R, power_R = np.empty((2, len(before_RE)))
+    codes.sum_squares(before_RE, after_RE, squared_R, power_R)
     saturated = not_finite = 0
     odd = np.flatnonzero(~(np.isfinite(squared_R) & np.isfinite(power_R)))
     if len(odd):
@@ -92,26 +93,31 @@ def largest_number(rows: Rows) -> Iterator[tuple[int, float]]:
     yield from in_order(largest, _blocks(rows, 0))
 
 
-def stream(source: Rows, target: Rows, error: RoundingError, first: int = 0) -> Iterator[int]:
-    """Write the rows of `source` from `first` on into `target`, adding to `error`; yields how many rows are written, in order.
+def stream(source: Rows, target: Rows, error: RoundingError, first: int = 0) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Write the rows of `source` from `first` on into `target`, adding to `error`.
+
+    Yields, in order, how many rows are written, and the numbers of the last of them as they are stored.
 
     Raises ArtifactError where a source was cut, OSError where the disk refuses.
     """
     copied, exact = source.type is target.type, target.type.name == "f32"
     scale = target.scales if isinstance(target.scales, np.ndarray) else None
 
-    def move(block: tuple[int, int]) -> tuple[int, RoundingError]:
+    def move(block: tuple[int, int]) -> tuple[int, npt.NDArray[Any], RoundingError]:
+        found = RoundingError()
         if copied:
-            target.write_stored(block[0], *source.read_stored(*block))
-            return sum(block), RoundingError()
-        before_RE = source.read(*block)
-        numbers, scales = target.type.encode(before_RE, scale)
+            numbers, scales = source.read_stored(*block)
+        else:
+            before_RE = source.read(*block)
+            numbers, scales = target.type.encode(before_RE, scale)
+            if not exact:
+                found = rounding_error(block[0], before_RE, target.type.decode(numbers, scales))
         target.write_stored(block[0], numbers, scales)
-        return sum(block), RoundingError() if exact else rounding_error(block[0], before_RE, target.type.decode(numbers, scales))
+        return sum(block), numbers, found
 
-    for done, more in in_order(move, _blocks(source, first)):
+    for done, numbers, more in in_order(move, _blocks(source, first)):
         error.add(more)
-        yield done
+        yield done, numbers
 
 
 def _blocks(rows: Rows, first: int) -> Iterator[tuple[int, int]]:

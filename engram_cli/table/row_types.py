@@ -16,12 +16,11 @@
 All round to the nearest, ties to even. What is too large: f16 and bf16 become infinite, as IEEE 754 has it; fp8 has no infinity and
 takes its largest number, which with block scales happens to infinities only. NaN stays NaN; int8 has neither, so a row with NaN or
 infinity in it gets the scale NaN and is NaN as a whole: seen, and not hidden. E8M0 has no zero: a block of zeros has scale 1.
-Pure numpy: eight-bit numbers and scales are decoded by tables of 256, E4M3 is encoded by one of the 65,536 upper halves of f32.
+Compiled (table/codes.py), but for f16, which numpy does with an instruction of the processor.
 Shapes: R rows, E numbers per row, B = E / 32 blocks.
 """
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,8 +31,7 @@ from engram_cli.store.tensors import STORAGE, TensorSpec
 Floats = npt.NDArray[np.float32]
 Stored = npt.NDArray[Any]
 BLOCK = 32  # numbers that share a scale in fp8-block
-_E4M3_MAX, _INT8_MAX = 448.0, 127.0
-_E4M3_NAN = 0x7F
+_E4M3_MAX = 448.0
 _ANY_NUMBER = np.errstate(over="ignore", invalid="ignore")  # 448 * 2^127 is infinite in f32; NaN comes in more kinds than one
 
 
@@ -60,29 +58,53 @@ class RowType:
     @_ANY_NUMBER
     def decode(self, numbers_RE: Stored, scales: Stored | None = None) -> Floats:
         """f32 [..., E] of stored numbers [..., E] and their scales: [..., B], [...] or [1], as `share` says."""
-        values_RE = _to_floats(numbers_RE, self.numbers)
-        if scales is None:
+        if self.name == "f32":
+            return numbers_RE
+        if self.name == "f16":
+            return numbers_RE.astype(np.float32)
+        from engram_cli.table import codes  # numba takes a quarter of a second to import
+
+        numbers_RE = np.ascontiguousarray(numbers_RE)
+        values_RE = np.empty(numbers_RE.shape, np.float32)
+        dim = numbers_RE.shape[-1]
+        if self.name == "bf16":
+            codes.from_bf16(numbers_RE.reshape(-1), values_RE.reshape(-1).view(np.uint32))
             return values_RE
+        assert scales is not None, "numbers without their scales"
         if self.share == "block":
-            blocks = values_RE.reshape(*values_RE.shape[:-1], -1, BLOCK)  # a view
-            blocks *= _E8M0[scales][..., None]
+            codes.from_e4m3(numbers_RE.reshape(-1, BLOCK), _E8M0[scales].reshape(-1), values_RE.reshape(-1, BLOCK))
+        elif self.share == "row":
+            codes.from_int8(numbers_RE.reshape(-1, dim), np.ascontiguousarray(scales).reshape(-1), values_RE.reshape(-1, dim))
         else:
-            values_RE *= scales[..., None] if self.share == "row" else scales
+            codes.from_e4m3(numbers_RE.reshape(1, -1), scales, values_RE.reshape(1, -1))
         return values_RE
 
     @_ANY_NUMBER
     def encode(self, values_RE: Floats, scale: Stored | None = None) -> tuple[Stored, Stored | None]:
         """Stored numbers and scales of f32 [R, E]. `scale`: f32 [1] where the whole matrix has one: some rows do not tell it."""
-        if self.share == "block":
-            scales = _block_scales(values_RE)
-            blocks: Floats = values_RE.reshape(*values_RE.shape[:-1], -1, BLOCK) * _E8M0[254 - scales][..., None]
-            return _to_e4m3(blocks.reshape(values_RE.shape)), scales
+        if self.name in ("f32", "f16"):
+            return values_RE.astype(STORAGE[self.numbers], copy=False), None
+        from engram_cli.table import codes
+
+        values_RE = np.ascontiguousarray(values_RE, np.float32)
+        numbers_RE = np.empty(values_RE.shape, STORAGE[self.numbers])
+        if self.name == "bf16":
+            codes.to_bf16(values_RE.reshape(-1).view(np.uint32), numbers_RE.reshape(-1))
+            return numbers_RE, None
         if self.share == "row":
-            return _to_int8(values_RE)
+            scales = np.empty(values_RE.shape[:-1], np.float32)
+            codes.to_int8(values_RE, values_RE.view(np.uint32), numbers_RE, scales)
+            return numbers_RE, scales
         if self.share == "matrix":
             assert scale is not None, "the scale of the whole matrix"
-            return _to_e4m3(np.divide(values_RE, scale, dtype=np.float32)), scale
-        return _from_floats(values_RE, self.numbers), None
+            values_RE = np.divide(values_RE, scale, dtype=np.float32)
+            codes.to_e4m3(values_RE.reshape(1, -1), _ONE, numbers_RE.reshape(1, -1))
+            return numbers_RE, scale
+        scales = np.empty((*values_RE.shape[:-1], values_RE.shape[-1] // BLOCK), np.uint8)
+        values_KE = values_RE.reshape(-1, BLOCK)
+        codes.block_scales(values_KE.view(np.uint32), scales.reshape(-1))
+        codes.to_e4m3(values_KE, _E8M0[254 - scales].reshape(-1), numbers_RE.reshape(-1, BLOCK))
+        return numbers_RE, scales
 
 
 ROW_TYPES = {
@@ -103,56 +125,6 @@ def matrix_scale(largest: float) -> Floats:
     return np.array([largest / _E4M3_MAX if largest else 1.0], np.float32)
 
 
-# numbers without scales ------------------------------------------------------------------------------------------------------
-def _to_floats(numbers: Stored, dtype: str) -> Floats:
-    if dtype == "BF16":
-        return (numbers.astype(np.uint32) << 16).view(np.float32)
-    return _E4M3[numbers] if dtype == "F8_E4M3" else numbers.astype(np.float32, copy=False)
-
-
-def _from_floats(values: Floats, dtype: str) -> Stored:
-    if dtype == "BF16":
-        return _to_bf16(values)
-    return values.astype(STORAGE[dtype], copy=False)
-
-
-def _to_bf16(values: Floats) -> Stored:
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
-    return np.where(np.isnan(values), (bits >> 16 | 0x40).astype(np.uint16), rounded)  # a carry would make NaN a number
-
-
-# E4M3 without infinity (Micikevicius et al. 2022): sign, 4 bits of exponent with bias 7, 3 bits of mantissa ---------------------
-def _e4m3_values() -> Floats:
-    """What each of the 256 bytes means."""
-    byte = np.arange(256)
-    exponent, mantissa = byte >> 3 & 15, byte & 7
-    size = np.where(exponent > 0, (8 + mantissa) * 2.0 ** (exponent - 10), mantissa * 2.0**-9)
-    size[byte & 127 == _E4M3_NAN] = np.nan
-    return np.where(byte < 128, size, -size).astype(np.float32)
-
-
-@cache
-def _e4m3_nearest() -> Stored:
-    """The nearest byte for each upper half of an f32, ties to even, too large to 448, NaN to NaN: u8 [65536]."""
-    values = (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32)
-    numbers = _E4M3[:_E4M3_NAN]  # 0 to 448
-    halfway, size = (numbers[1:] + numbers[:-1]) / 2, np.abs(values)
-    byte = np.searchsorted(halfway, size)
-    tie = size == halfway[np.minimum(byte, len(halfway) - 1)]
-    byte = np.where(np.isnan(values), _E4M3_NAN, byte + (tie & (byte % 2 == 1)))
-    nearest: Stored = (byte | np.where(np.signbit(values), 128, 0)).astype(np.uint8)
-    return nearest
-
-
-def _to_e4m3(values: Floats) -> Stored:
-    """Nearest bytes: u8. Of the lower half of an f32 it matters only whether it is zero: what rounds is above it."""
-    bits = values.view(np.uint32)
-    nearest: Stored = _e4m3_nearest()[(bits | (bits & 0xFFFF) + 0xFFFF) >> 16]
-    return nearest
-
-
-# scales ----------------------------------------------------------------------------------------------------------------------
 def _e8m0_values() -> Floats:
     """2^(byte - 127), byte 255 is NaN (OCP Microscaling 1.0)."""
     with np.errstate(over="ignore"):
@@ -161,24 +133,4 @@ def _e8m0_values() -> Floats:
     return values
 
 
-def _block_scales(values_RE: Floats) -> Stored:
-    """The smallest power of two for each block with which none of its finite numbers is beyond 448: u8 [..., B]."""
-    blocks = np.abs(values_RE.reshape(*values_RE.shape[:-1], -1, BLOCK))
-    largest = np.max(blocks, axis=-1)
-    if not np.isfinite(largest).all():
-        largest = np.max(blocks, axis=-1, where=np.isfinite(blocks), initial=0)
-    mantissa, exponent = np.frexp(largest)  # largest = mantissa * 2^exponent, 448 = 0.875 * 2^9
-    power = np.where(largest > 0, exponent - 9 + (mantissa > _E4M3_MAX / 512), 0)
-    return (np.clip(power, -127, 127) + 127).astype(np.uint8)
-
-
-def _to_int8(values_RE: Floats) -> tuple[Stored, Stored]:
-    """int8 [R, E] and f32 [R]: the largest magnitude of a row becomes 127."""
-    largest = np.max(np.abs(values_RE), axis=-1)
-    scales = np.where(np.isfinite(largest), largest / np.float32(_INT8_MAX), np.float32(np.nan))
-    steps = np.where(scales > 0, scales, 1)[..., None]
-    numbers = np.rint(np.where(np.isfinite(scales)[..., None], values_RE, 0) / steps)
-    return np.clip(numbers, -_INT8_MAX, _INT8_MAX).astype(np.int8), scales
-
-
-_E4M3, _E8M0 = _e4m3_values(), _e8m0_values()
+_E8M0, _ONE = _e8m0_values(), np.ones(1, np.float32)

@@ -14,7 +14,8 @@ from engram_cli.progress import Amounts, Silent
 from engram_cli.report import convert as converting
 from engram_cli.report.convert import convert
 from engram_cli.report.diff import diff, differs
-from engram_cli.store.artifact import open_artifact
+from engram_cli.store.artifact import open_artifact, verify_files
+from engram_cli.store.manifest import file_digest
 from engram_cli.store.matrix import Matrix
 from engram_cli.store.shards import open_shards
 from engram_cli.table import convert as streaming
@@ -58,6 +59,7 @@ def test_a_checkpoint_comes_back_from_an_artifact(form: str, deepseek: Path, qwe
     path = deepseek if form == "deepseek-v4.1" else qwen
     report = convert(path, "engram", tmp_path / "artifact")
     assert report.facts["relative RMS error"] == 0
+    assert open_artifact(tmp_path / "artifact").manifest.inputs == {"config": file_digest(path / "config.json")}
     convert(tmp_path / "artifact", form, tmp_path / "back")
     before, after = open_stored_table(path), open_stored_table(tmp_path / "back")
     for ours, theirs in zip(before.layers, after.layers, strict=True):
@@ -94,6 +96,8 @@ def test_every_type_holds_what_it_says(dtype: str, tmp_path: Path) -> None:
     assert differs(diff(table, tmp_path / "out")) == bool(relative)
     convert(tmp_path / "out", "engram", tmp_path / "again", dtype=dtype)
     assert open_artifact(tmp_path / "again").digest == open_artifact(tmp_path / "out").digest
+    assert open_artifact(tmp_path / "again").manifest.inputs["table"] == open_artifact(tmp_path / "out").digest
+    assert all(old == new for _, old, new in verify_files(open_artifact(tmp_path / "out")))
 
 
 def test_what_is_no_number_or_too_large_is_told(tokenizer_path: Path, tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import xxhash
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engram_cli.errors import ArtifactError
-from engram_cli.store.manifest import FORMAT, FileRecord, Manifest, file_digest, read_manifest
+from engram_cli.store.manifest import FORMAT, FileRecord, Manifest, RunningDigest, file_digest, read_manifest
 
 GOOD = Manifest(kind="ngrams", tool="0.1.0", inputs={"corpus": "ab"}, facts={"tokens": 3}, files={"a.arrow": FileRecord(2, "00ff")})
 
@@ -120,3 +121,13 @@ def test_nothing_a_file_or_an_unfinished_directory_are_told_apart(tmp_path: Path
     for name, message in (("none", "nothing is there"), ("file", "a file lies there"), ("unfinished", "did not finish")):
         with pytest.raises(ArtifactError, match=message):
             read_manifest(tmp_path / name)
+
+
+def test_a_digest_taken_while_a_file_is_written_is_that_of_the_file(tmp_path: Path) -> None:
+    path, content = tmp_path / "file", np.random.default_rng(0).integers(0, 256, 5000, np.uint8)
+    path.write_bytes(content.tobytes())
+    for pieces in ([], [(100, 900), (900, 4000)], [(100, 300), (400, 5000)], [(200, 5000)]):
+        digest = RunningDigest(path, 100)
+        for start, stop in pieces:
+            digest.add(start, content[start:stop].view(np.uint16))
+        assert digest.finish() == file_digest(path), "in order, with a gap, from the middle"
