@@ -35,6 +35,11 @@ class Budget:
         """Bytes of the longest text that may be encoded in one piece."""
         return max(2 * PIECE, self.room // 2 // _UNCUT)
 
+    @property
+    def page(self) -> int:
+        """Bytes of the largest page of a Parquet file, packed and unpacked, that may be held."""
+        return self.room // 2
+
     def batch(self, calls: int) -> int:
         """Bytes of text to encode in one call, where so many calls are under way at a time and as many wait."""
         return min(_BATCH, self.room // 2 // (2 * calls + 2) // _HELD)
@@ -42,6 +47,10 @@ class Budget:
     def to_hold(self, size: int) -> str:
         """The memory, in words, with which a line or value of `size` bytes may be held."""
         return format_bytes(self.memory - self.room + 2 * _HELD * size)
+
+    def to_unpack(self, size: int) -> str:
+        """The memory, in words, with which a page of `size` bytes, packed and unpacked, may be held."""
+        return format_bytes(self.memory - self.room + 2 * size)
 
     def to_encode(self, size: int) -> str:
         """The memory, in words, with which a text of `size` bytes may be encoded in one piece."""

@@ -249,6 +249,11 @@ def _read(stream: IO[bytes], source: Source) -> bytes:
     except OSError as error:
         if error.errno is not None:
             raise _unreadable(source.name, error) from None
+        if "too much memory" in str(error):
+            raise CorpusError(
+                f"zstd data is unpacked with a window of at most 128 MiB, but {source.name} was packed with a longer one; pack it again "
+                "with --long=27 or less"
+            ) from None
         found = "is cut short" if "runcated" in str(error) else f"is damaged ({error})"
         raise CorpusError(f"{source.codec} data must be whole, but {source.name} {found}; fetch it again or leave it out") from None
 

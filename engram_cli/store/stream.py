@@ -239,7 +239,8 @@ class _Frame:
 def _places(schema: pa.Schema, rows: int, file: BinaryIO | None = None) -> list[int]:
     """Where each column begins in an Arrow file of so many rows; `file` gets all but the numbers."""
     widest = max(field.type.bit_width for field in schema) // 8
-    with mmap.mmap(-1, max(1, rows) * widest + _ALIGNED) as numbers:  # never touched: it takes addresses and no memory
+    size, flags = max(1, rows) * widest + _ALIGNED, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    with mmap.mmap(-1, size, flags, mmap.PROT_READ) as numbers:  # never touched: it takes addresses and no memory, however large
         frame = _Frame(file, numbers)
         _describe(schema, rows, numbers, frame)
         return frame.places
@@ -248,6 +249,7 @@ def _places(schema: pa.Schema, rows: int, file: BinaryIO | None = None) -> list[
 def _describe(schema: pa.Schema, rows: int, numbers: mmap.mmap, frame: _Frame) -> None:
     whole = pa.py_buffer(numbers)
     columns = [pa.Array.from_buffers(f.type, rows, [None, whole.slice(0, rows * f.type.bit_width // 8)]) for f in schema]
-    with pa.ipc.new_file(pa.PythonFile(frame, "w"), schema) as writer:
+    options = pa.ipc.IpcWriteOptions(allow_64bit=True)  # else 2^31 rows are too many
+    with pa.ipc.new_file(pa.PythonFile(frame, "w"), schema, options=options) as writer:
         if rows:
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))

@@ -6,6 +6,8 @@ import os
 import tracemalloc
 from pathlib import Path
 
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -210,6 +212,27 @@ def test_what_cannot_be_cut_must_fit(tmp_path: Path, little: Budget, monkeypatch
     pq.write_table(pa.table({"text": ["short", "x" * 1000]}), tmp_path / "c.parquet")
     with pytest.raises(CorpusError, match=r"but a document of .*c\.parquet has 1000 B; give"):
         list(Reader(find_sources([tmp_path / "c.parquet"]).sources, budget=little))
+
+
+def test_a_longer_zstd_window_than_memory_is_kept_for_is_refused(tmp_path: Path) -> None:
+    for log in (27, 28):
+        packer = zstandard.ZstdCompressor(compression_params=zstandard.ZstdCompressionParameters(window_log=log)).compressobj()
+        (tmp_path / f"{log}.txt.zst").write_bytes(packer.compress(b"text") + packer.flush())
+    assert read(tmp_path / "27.txt.zst") == ["text"]
+    with pytest.raises(CorpusError, match=r"at most 128 MiB, but .*28\.txt\.zst was packed with a longer one"):
+        read(tmp_path / "28.txt.zst")
+
+
+@pytest.mark.parametrize("packed", ["none", "zstd", "snappy"])
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_pages_of_parquet_must_fit(tmp_path: Path, little: Budget, packed: str, dictionary: bool) -> None:
+    texts = [f"{number} {'x' * 40}" for number in range(400)]
+    options: dict[str, Any] = {"compression": packed, "use_dictionary": dictionary}
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", **options)
+    with pytest.raises(CorpusError, match=r"one of .*a\.parquet takes [123][0-9.]+ KiB; give --memory .* or more, or write it with smaller"):
+        list(Reader(find_sources([tmp_path / "a.parquet"]).sources, budget=little))
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=20, **options)
+    assert len(list(Reader(find_sources([tmp_path / "a.parquet"]).sources, budget=little))) == 400
 
 
 def test_bytes_that_are_no_text_are_located_in_long_documents(tmp_path: Path, little: Budget) -> None:
