@@ -68,8 +68,7 @@ def merge(
             progress.stage(number, len(orders) + 1, f"{order}-grams")
             spectra[order] = _counts(sums[order], order, pair[0].bits, draft, progress)
         draft.table(curves.FILE, curves.to_arrow(spectra))
-        sampled = windows.combine(ngrams.artifact.table(windows.FILE, schema.WINDOWS) for ngrams in pair)
-        draft.facts = _facts(pair) | windows.write(draft, sampled, progress) | {
+        draft.facts = _facts(pair) | _sample(pair, draft, progress) | {
             "distinct": {str(order): spectra[order].distinct for order in orders},
             "singletons": {str(order): spectra[order].singletons for order in orders},
         }
@@ -147,9 +146,17 @@ def _refuse_pruned(ngrams: NGrams) -> None:
 def _facts(pair: tuple[NGrams, NGrams]) -> dict[str, Any]:
     facts, others = (dict(ngrams.artifact.manifest.facts) for ngrams in pair)
     summed = {key: facts[key] + others[key] for key in (*_SUMS, "duplicates") if key in facts and key in others}
+    for key in windows.FACTS:  # of a sample
+        facts.pop(key, None)
     if facts.get("encoder") != others.get("encoder"):
         summed["encoder"] = f"{facts.get('encoder')}, {others.get('encoder')}"
     return facts | summed
+
+
+def _sample(pair: tuple[NGrams, NGrams], draft: Draft, progress: ProgressLike) -> dict[str, Any]:
+    """Write the sample of both, where both have one; the shares that it tells."""
+    samples = [sample for ngrams in pair if (sample := windows.stored(ngrams.artifact)) is not None]
+    return windows.write(draft, windows.combine(samples), progress) if len(samples) == len(pair) else {}
 
 
 def _need_room(pair: tuple[NGrams, NGrams], wanted: int, draft: Draft) -> None:

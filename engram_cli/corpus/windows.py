@@ -22,10 +22,11 @@ import pyarrow as pa
 from engram_cli.corpus.engine import Stretch, Tokens, in_order
 from engram_cli.corpus.ngrams import Buffers
 from engram_cli.progress import SILENT, ProgressLike
-from engram_cli.store.artifact import Draft
+from engram_cli.store.artifact import Artifact, Draft
 from engram_cli.store.schema import WINDOWS
 
 FILE = "windows.arrow"
+FACTS = ("merged", "repeated", "held_out_seen")
 WINDOW = 16  # tokens
 MOST = 1 << 14  # windows of one length in a sample; a power of 2
 REPEATED = 0.1  # share above which repetition is warned of
@@ -175,6 +176,11 @@ class Sampled:
         return Estimate(share, 2 * error)
 
 
+def stored(artifact: Artifact) -> pa.Table | None:
+    """The sample of an n-gram artifact; None of one that was made before there were such."""
+    return artifact.table(FILE, WINDOWS) if FILE in artifact.manifest.files else None
+
+
 def by_length(windows: pa.Table) -> dict[int, Sampled]:
     """What a sample says of each length that it has windows of."""
     length_R = windows["length"].to_numpy()
@@ -188,7 +194,7 @@ def write(draft: Draft, windows: pa.Table, progress: ProgressLike) -> dict[str, 
     merged = {str(length): one.merged.share for length, one in sampled.items() if length != WINDOW and one.merged}
     longest = sampled.get(WINDOW)
     repeated, seen = (longest.repeated, longest.held_out_seen) if longest else (None, None)
-    facts = {"merged": merged, "repeated": repeated and repeated.share, "held_out_seen": seen and seen.share}
+    facts = dict(zip(FACTS, (merged, repeated and repeated.share, seen and seen.share), strict=True))
     if text := warning(facts):
         progress.warn(text)
     return facts
@@ -196,7 +202,7 @@ def write(draft: Draft, windows: pa.Table, progress: ProgressLike) -> dict[str, 
 
 def warning(facts: Mapping[str, Any]) -> str | None:
     """What a user must know where much of the text is repeated; facts: those of a manifest."""
-    repeated, seen = facts["repeated"] or 0.0, facts["held_out_seen"] or 0.0
+    repeated, seen = facts.get("repeated") or 0.0, facts.get("held_out_seen") or 0.0
     if max(repeated, seen) <= REPEATED:
         return None
     return (

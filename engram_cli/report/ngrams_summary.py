@@ -12,7 +12,7 @@ from engram_cli.corpus.ngrams import WideGrams
 from engram_cli.corpus.ready_files import column_reader
 from engram_cli.errors import ArtifactError
 from engram_cli.report.report import Measure, Report, Scalar, column, table
-from engram_cli.store.schema import SPECTRUM, WINDOWS, ngrams_schema
+from engram_cli.store.schema import SPECTRUM, ngrams_schema
 
 _TOP = 10  # grams of each order
 _BLOCK = 1 << 17  # rows
@@ -67,7 +67,8 @@ def summarise(ngrams: NGrams) -> Report:
     notes = [] if facts["held_out_documents"] else ["No document is held out: nothing can be evaluated on this corpus."]
     if text := windows.warning(facts):
         notes.append(f"{text[0].upper()}{text[1:]}.")
-    spectra, sampled = _spectra(ngrams), windows.by_length(ngrams.artifact.table(windows.FILE, WINDOWS))
+    spectra, sample = _spectra(ngrams), windows.stored(ngrams.artifact)
+    sampled = {} if sample is None else windows.by_length(sample)
     tables = {
         "orders": table(ORDERS, _orders(facts, spectra), title="Grams"),
         "folding": table(FOLDING, _folding(sampled, spectra), title="What folding merged, estimated"),

@@ -15,12 +15,13 @@ import pyarrow as pa
 import pytest
 
 from engram_cli.corpus import merge as merging
-from engram_cli.corpus import merge_counts, tokens
+from engram_cli.corpus import merge_counts, tokens, windows
 from engram_cli.corpus.artifact import open_ngrams
 from engram_cli.corpus.extract import extract
 from engram_cli.corpus.merge import add, merge
 from engram_cli.corpus.tokenizer import load_tokenizer, train_tokenizer
 from engram_cli.errors import ArtifactError, CorpusError, ResourceError
+from engram_cli.report.ngrams_summary import summarise
 from engram_cli.store import resources
 from engram_cli.store.artifact import open_artifact, write_artifact
 from tests.corpora import make_documents, write_jsonl
@@ -154,6 +155,22 @@ def test_counts_that_are_not_what_they_should_be_are_refused(
     with pytest.raises(ArtifactError, match=message):
         merge(tmp_path / "forged-ngrams", two, tmp_path / "sum")
     assert left_in(tmp_path) == ["forged-ngrams", "one-ngrams", "two-ngrams"]
+
+
+def test_an_artifact_of_before_samples_is_read_and_added(made: Callable[..., Path], tmp_path: Path) -> None:
+    one, two = open_artifact(made("one")), made("two")
+    with write_artifact(tmp_path / "older-ngrams", "ngrams") as draft:
+        for name in one.manifest.files.keys() - {windows.FILE}:
+            shutil.copy(one.file(name), draft.path / name)
+        draft.facts = {name: fact for name, fact in one.manifest.facts.items() if name not in windows.FACTS}
+        draft.inputs = dict(one.manifest.inputs)
+    for pair in ((tmp_path / "older-ngrams", two), (two, tmp_path / "older-ngrams")):
+        merged = merge(*pair, tmp_path / "sum", force=True)
+        assert windows.FILE not in merged.manifest.files
+        assert not merged.manifest.facts.keys() & set(windows.FACTS)
+        report = summarise(open_ngrams(merged.path))
+        assert not report.tables["repetition"].num_rows
+        assert report.tables["top"].num_rows
 
 
 def test_a_disk_without_room_is_told_before_anything_is_written(
