@@ -5,6 +5,7 @@ one space), and new ids are given in the order in which keys first appear. It ta
 99,092, the figure released checkpoints declare. Equal numbers of canonical ids do not mean equal maps, hence the digest.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,20 @@ from engram_cli.store.schema import TOKEN_MAP
 
 _REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are not whole characters
 _LONE_SPACE = "\ue000"  # stands for a token that is exactly one space while the rest is stripped
+_RULE = normalizers.Sequence(
+    [
+        normalizers.NFKC(),
+        normalizers.NFD(),
+        normalizers.StripAccents(),
+        normalizers.Lowercase(),
+        normalizers.Replace(Regex(r"[ \t\r\n]+"), " "),
+        normalizers.Replace(Regex(r"^ $"), _LONE_SPACE),
+        normalizers.Strip(),
+        normalizers.Replace(_LONE_SPACE, " "),
+    ]
+)
+_SPACES = re.compile(r"[ \t\r\n]+")
+_ASCII_SPACES = " \t\n\v\f\r"  # what Strip takes off
 
 
 @dataclass(frozen=True)
@@ -48,26 +63,22 @@ def map_digest(canonical_V: npt.NDArray[np.uint32]) -> str:
 
 def token_map(tokenizer: Tokenizer) -> TokenMap:
     """The token map of `tokenizer`, added tokens included."""
-    normalise = normalizers.Sequence(
-        [
-            normalizers.NFKC(),
-            normalizers.NFD(),
-            normalizers.StripAccents(),
-            normalizers.Lowercase(),
-            normalizers.Replace(Regex(r"[ \t\r\n]+"), " "),
-            normalizers.Replace(Regex(r"^ $"), _LONE_SPACE),
-            normalizers.Strip(),
-            normalizers.Replace(_LONE_SPACE, " "),
-        ]
-    )
     ids: dict[str, int] = {}
     canonical = []
     keys = []
     for raw, text in enumerate(token_texts(tokenizer)):
-        key = (tokenizer.id_to_token(raw) or "") if _REPLACEMENT in text else normalise.normalize_str(text) or text
+        key = (tokenizer.id_to_token(raw) or "") if _REPLACEMENT in text else normalised(text) or text
         canonical.append(ids.setdefault(key, len(ids)))
         keys.append(key)
     return TokenMap(np.array(canonical, dtype=np.uint32), tuple(keys))
+
+
+def normalised(text: str) -> str:
+    """A token's text as the rule has it. Most are ASCII, for which it comes down to three steps that Python does by itself."""
+    if not text.isascii():
+        return _RULE.normalize_str(text)
+    spaced = _SPACES.sub(" ", text.lower())
+    return spaced if spaced == " " else spaced.strip(_ASCII_SPACES)
 
 
 def identity_map(tokenizer: Tokenizer) -> TokenMap:

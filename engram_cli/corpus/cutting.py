@@ -30,10 +30,11 @@ _CUT = re.compile(f"(?<=[{_LETTERS}])(?=[ \n][{_LETTERS}])|(?<=[\u3041-\u3096\u3
 
 def may_cut(tokenizer: Tokenizer) -> bool:
     """Whether texts may be cut by `cut` before `tokenizer` encodes them."""
-    specification = json.loads(tokenizer.to_str())
-    added = [token for token in specification["added_tokens"] if not token["special"]]
-    if any(re.search(r"[ \n。，、]", token["content"]) or token["lstrip"] or token["rstrip"] for token in added):
+    added = [token for token in tokenizer.get_added_tokens_decoder().values() if not token.special]
+    if any(re.search(r"[ \n。，、]", token.content) or token.lstrip or token.rstrip for token in added):
         return False  # it can reach across
+    parts = {"normalizer": tokenizer.normalizer, "pre_tokenizer": tokenizer.pre_tokenizer}
+    specification = {name: part if part is None else json.loads(part.__getstate__()) for name, part in parts.items()}
     try:
         return splits_of(specification) in _KNOWN
     except ValueError:

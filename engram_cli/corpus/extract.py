@@ -155,10 +155,11 @@ def _extract(
         _tell_what_is_missing(reader, tokens, settings.held_out, progress)
         for kernels in compiling:
             kernels.result()
-        shares = _sample(tokens, vocabulary, settings, means, draft, stages)
-        tallies = _count(tokens, vocabulary, packing, settings, means, draft, stages)
+        training, held_out = (tokens.stored(vocabulary.token_map.canonical_V, held_out) for held_out in (False, True))
+        draft.inputs["corpus"] = tokens.finish([source.name for source in sources])  # to the disk while it is counted
+        shares = _sample(training, held_out, settings, means, draft, stages)
+        tallies = _count(training, packing, settings, means, draft, stages)
         vocabulary.write(draft)
-        draft.inputs["corpus"] = tokens.finish([source.name for source in sources])
     draft.facts = _facts(tokens, vocabulary, settings, dict(enumerate(tallies, 1))) | shares
 
 
@@ -264,18 +265,16 @@ def _tell_what_is_missing(reader: Reader | ReadyReader, tokens: TokenFiles, held
 
 
 def _sample(
-    tokens: TokenFiles, vocabulary: Vocabulary, settings: Settings, means: Means, draft: Draft, stages: Stages
+    training: engine.Tokens, held_out: engine.Tokens, settings: Settings, means: Means, draft: Draft, stages: Stages
 ) -> dict[str, Any]:
     """Sample windows and write them; the shares that they tell."""
     progress = stages.next("looking for repeated text")
-    training, held_out = (tokens.stored(vocabulary.token_map.canonical_V, held_out) for held_out in (False, True))
     sampled = windows.sample(training, held_out, settings.orders, min(means.engine.threads, engine.cores()), progress)
     return windows.write(draft, sampled, progress)
 
 
 def _count(
-    tokens: TokenFiles,
-    vocabulary: Vocabulary,
+    tokens: engine.Tokens,
     packing: ngrams.Packing,
     settings: Settings,
     means: Means,
@@ -284,11 +283,10 @@ def _count(
 ) -> list[Tally]:
     """Count all orders and write them; what was written, by order."""
     progress = stages.next(f"counting {settings.orders}-grams")
-    stored = tokens.stored(vocabulary.token_map.canonical_V)
 
     def counted(done: int) -> None:
-        progress.advance(done, stored.tokens, "tokens")
-        if done == stored.tokens:
+        progress.advance(done, tokens.tokens, "tokens")
+        if done == tokens.tokens:
             stages.next(f"writing orders 1 to {settings.orders}")
 
     spill = (
@@ -302,7 +300,7 @@ def _count(
                 for order in range(1, settings.orders + 1)
             ]
             tallies = engine.count_tokens(
-                stored,
+                tokens,
                 packing,
                 [writer.write for writer in writers],
                 engine=means.engine,

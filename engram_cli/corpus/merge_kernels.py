@@ -1,8 +1,8 @@
 """The compiled loops of merging: sorted runs -> one, in memory and as blocks of bytes on disk.
 
 Runs are merged two by two, a few thousand rows of each at a time, so that all rounds but the first read the second-level cache. On
-disk a run is a sequence of blocks, each row the distance to the gram before it and its count: about 2.5 bytes a
-row where the counts of a large corpus take 12. Grams are `key` and `top` as in kernels.py.
+disk a run is a sequence of blocks, each row the distance to the gram before it and its count: three bytes a
+row of order 3 and five of order 5 where arrays take 12 and 20. Grams are `key` and `top` as in kernels.py.
 """
 
 from typing import Any

@@ -247,7 +247,7 @@ class TokenFiles:
         return Tokens(part.ids.path, part.ids.begin, self.dtype, part.tokens, part.starts_D, canonical_V)
 
     def finish(self, sources: Sequence[str]) -> str:
-        """Write tokens.arrow and documents.arrow; `sources`: names by number. Returns the digest of all documents' digests."""
+        """Write tokens.arrow and documents.arrow, which nothing may be added to then; `sources`: names by number. Returns the digest of all documents' digests."""
         training, held_out = self.training.tokens, self.held_out.tokens
         self.held_out.ids.flush()
         with self.held_out.ids.path.open("rb") as file:
@@ -256,5 +256,6 @@ class TokenFiles:
                 self.training.ids.write([np.frombuffer(block, dtype=self.dtype)])
         assert self.training.tokens == training + held_out
         self.training.ids.close()
+        self.draft.seal(TOKENS)
         parts = ((False, self.training), (True, self.held_out))
         return write_documents(self.draft, sources, ((held_out, records) for held_out, part in parts for records in part.batches(BATCH)))

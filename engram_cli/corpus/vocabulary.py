@@ -10,7 +10,7 @@ from engram_cli.corpus import ngrams
 from engram_cli.corpus.artifact import TOKEN_MAP, TOKENIZER
 from engram_cli.corpus.canonical import TokenMap, identity_map, token_map
 from engram_cli.corpus.settings import Settings
-from engram_cli.corpus.tokenizer import find_end, find_pad, vocab_size
+from engram_cli.corpus.tokenizer import find_end, find_pad
 from engram_cli.progress import ProgressLike
 from engram_cli.store.artifact import Draft
 
@@ -50,4 +50,4 @@ def make_vocabulary(
         )
     folded = token_map(tokenizer) if settings.canonical else identity_map(tokenizer)
     bits = ngrams.gram_bits(folded.canonical_vocab, settings.orders)
-    return Vocabulary(tokenizer, file, folded, vocab_size(tokenizer), pad, find_end(tokenizer), bits, trained_on)
+    return Vocabulary(tokenizer, file, folded, len(folded.canonical_V), pad, find_end(tokenizer), bits, trained_on)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
-from engram_cli.corpus.canonical import identity_map, map_digest, token_map
+from engram_cli.corpus import canonical
+from engram_cli.corpus.canonical import identity_map, map_digest, normalised, token_map
 from engram_cli.corpus.tokenizer import load_tokenizer, train_tokenizer
 
 
@@ -84,3 +85,8 @@ def test_equally_many_canonical_ids_are_not_an_equal_map() -> None:
     one, other = np.array([0, 1, 1], dtype=np.uint32), np.array([0, 0, 1], dtype=np.uint32)
     assert map_digest(one) != map_digest(other)
     assert map_digest(one) == map_digest(one.astype(">u4"))
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=6) | st.text(" \t\n\v\f\r\x1c\x1fAz", max_size=6))
+def test_the_short_way_for_ascii_is_the_rule(text: str) -> None:
+    assert normalised(text) == canonical._RULE.normalize_str(text)
