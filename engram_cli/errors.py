@@ -10,7 +10,8 @@
     |-- DeviceError        a device that is not there
     |-- ClusterError       a cluster that is not there, or cannot do its part
     |-- ChatError          a command or a setting that a conversation does not have
-    `-- TrainingError      a run that cannot go on: a loss that is not finite, nothing to train on
+    |-- TrainingError      a run that cannot go on: a loss that is not finite, nothing to train on
+    `-- LossError          a table that would be worse than was allowed
 
 A message is one line: the rule, what was found (with its numbers), the way out. Our own mistakes are `assert`s.
 """
@@ -58,3 +59,7 @@ class ChatError(EngramError):
 
 class TrainingError(EngramError):
     """The training run cannot go on."""
+
+
+class LossError(EngramError):
+    """The table would be worse than was allowed."""

@@ -1,11 +1,13 @@
 """`engram build`: from counts to a table: layout, rows, training, artifact."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from engram_cli.commands.options import Device, Force, Json, Minutes, Out, Quiet, Recipe, Seed, Threads, Tokens
+from engram_cli.commands.options import Device, Force, Json, MaxLoss, Minutes, Out, Quiet, Recipe, Seed, Threads, Tokens
+
+RowType = Literal["f32", "f16", "bf16", "fp8-block", "int8-row"]
 
 
 def command(
@@ -18,6 +20,11 @@ def command(
     minutes: Minutes = None,
     tokens: Tokens = None,
     seed: Seed = None,
+    rows_dtype: Annotated[
+        RowType | None,
+        typer.Option("--rows-dtype", help="How rows are written once they are trained [default: as they are trained]."),
+    ] = None,
+    max_loss: MaxLoss = None,
     device: Device = "auto",
     rows: Annotated[
         str,
@@ -31,7 +38,8 @@ def command(
 ) -> None:
     """Build a table: lay it out by a recipe, fill its rows from the counts, train host and memory together.
 
-    The loss on held-out documents is measured on the way. A checkpoint is written every minute and on Ctrl-C.
+    The loss on held-out documents is measured on the way. A checkpoint is written every minute and on Ctrl-C. With --rows-dtype the
+    loss is told before and after; where it rises by more than --max-loss nothing is written, and --resume can try another type.
 
     \b
     Example:
@@ -41,9 +49,12 @@ def command(
     from engram_cli.commands.options import budget, read_recipe, use_threads
     from engram_cli.commands.terminal import progress, show
     from engram_cli.corpus.artifact import open_ngrams
+    from engram_cli.errors import RecipeError
     from engram_cli.model.build import build
     from engram_cli.report.inspect import inspect
 
+    if max_loss is not None and rows_dtype is None:
+        raise RecipeError("--max-loss is about rows written in another type; name that type with --rows-dtype")
     use_threads(threads)
     chosen = read_recipe(recipe, init=init, seed=seed)
     with progress(quiet) as shown:
@@ -52,6 +63,8 @@ def command(
             chosen,
             out,
             budget(chosen, minutes, tokens),
+            rows_dtype=rows_dtype,
+            max_loss=max_loss,
             device=device,
             rows=rows,
             resume=resume,

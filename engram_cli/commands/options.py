@@ -21,6 +21,10 @@ Seed = Annotated[
 Memory = Annotated[str | None, typer.Option("--memory", metavar="SIZE", help="Most memory to use, such as 2GiB.")]
 Recipe = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="A recipe, as tables/demo.toml [default: built in].")]
 Minutes = Annotated[float | None, typer.Option("--minutes", metavar="M", help="Train for so long [default: the recipe's].")]
+MaxLoss = Annotated[
+    float | None,
+    typer.Option("--max-loss", min=0, metavar="NATS", help="Most that another row type may add to the loss on held-out text."),
+]
 Tokens = Annotated[int | None, typer.Option("--tokens", metavar="N", help="Train on so many tokens, instead of --minutes.")]
 
 

@@ -34,6 +34,7 @@ from engram_cli.model.data import Batches, HeldOut, Windowed, layout_for
 from engram_cli.model.host import Host, initialise
 from engram_cli.model.layer_rows import LayerRows
 from engram_cli.model.placement import WHERE, check_resources, place_rows, state_width
+from engram_cli.model.quantise import MEASURED_TOKENS, LossGate, loss_facts, put_back, quantise
 from engram_cli.model.row_optimizer import OPTIMIZERS
 from engram_cli.model.row_store import count_trained, open_store
 from engram_cli.model.statistics import TokenVectors, fill_rows, initialise_host, token_vectors
@@ -52,7 +53,6 @@ from engram_cli.table.rows import Rows, rows_file
 _CHECKPOINT_SECONDS = 60.0
 _EVALUATIONS = 8  # over a run, the last at its end
 _EVALUATION_TOKENS = 16_384  # of each but the last
-_FINAL_TOKENS = 262_144
 _RANDOM_SCALE = 0.02  # of rows with init = "random"
 _STAGES = 3
 
@@ -63,6 +63,8 @@ def build(
     out: str | Path,
     budget: Budget,
     *,
+    rows_dtype: str | None = None,
+    max_loss: float | None = None,
     device: str = "auto",
     rows: str = "auto",
     resume: bool = False,
@@ -71,10 +73,11 @@ def build(
 ) -> Artifact:
     """Build a table from an n-gram artifact and write it as a table artifact at `out`.
 
-    rows: where they live while they are trained, ram, mmap or cuda (row_store.py); auto: in memory where they fit, else mapped.
+    rows_dtype: the row type to write, None for that of training; max_loss: by how many nats a token it may raise the loss; rows:
+    where they live while they are trained, ram, mmap or cuda (row_store.py); auto: in memory where they fit, else mapped.
     Raises RecipeError where the recipe cannot be built or the n-grams do not suit its hash, ArtifactError where `out` exists
     (without `force`) or an unfinished run lies there (without `resume` or `force`), ResourceError where the rows fit neither disk
-    nor memory, TrainingError where there is too little text or the loss is lost.
+    nor memory, TrainingError where there is too little text or the loss is lost, LossError where `rows_dtype` costs too much.
     On Ctrl-C a checkpoint is written before KeyboardInterrupt goes on.
     """
     final = Path(out).absolute()
@@ -87,6 +90,8 @@ def build(
         raise ArtifactError(f"--resume needs an unfinished run, but there is no {partial}; run without --resume")
     resume = resume and checkpoint is not None  # killed before the first: there is nothing to lose in beginning anew
     recipe.check_buildable()
+    written = dataclasses.replace(recipe.rows, dtype=rows_dtype or recipe.rows.dtype)
+    written.check()
     computing = pick_device(device)
     layout = layout_for(recipe.hash, ngrams)
     where = place_rows(rows, layout, recipe, computing)
@@ -94,11 +99,12 @@ def build(
     if checkpoint and resume:
         read_state(checkpoint, fingerprint)
     else:  # what is resumed has its rows on disk already
-        check_resources(layout, recipe, final.parent)
+        check_resources(layout, recipe, final.parent, written)
         shutil.rmtree(partial, ignore_errors=True)
     try:
         with write_artifact(final, "table", force=force, keep_partial=True) as draft:
             if checkpoint and resume:
+                put_back(draft.path)
                 restore_rows(checkpoint, draft.path)
             trainer, held_out = _prepare(ngrams, recipe, layout, draft.path, computing, where, resume, progress)
             if checkpoint and resume:
@@ -108,8 +114,12 @@ def build(
             with _told_with_the_way_on(draft):
                 train(trainer, budget, held_out, progress, lambda: save_checkpoint(draft.path, trainer, fingerprint))
             progress.stage(3, _STAGES, "measuring on held-out text and writing the table")
-            loss = trainer.evaluate(HeldOut(held_out.source, held_out.context, _FINAL_TOKENS))
+            measured = HeldOut(held_out.source, held_out.context, MEASURED_TOKENS)
+            loss = trainer.evaluate(measured)
             _write(draft, ngrams, recipe, layout, trainer, budget, loss, held_out.tokens_per_byte)
+            if written != recipe.rows:
+                gate = LossGate(trainer.host, layout.layers, measured, max_loss)
+                draft.facts |= quantise(draft.path, gate, loss, written.dtype)
     finally:
         if not find_checkpoint(scratch_path(partial)):  # nothing to go on from
             shutil.rmtree(partial, ignore_errors=True)
@@ -317,8 +327,7 @@ def _facts(
         "init": recipe.rows.init,
         "hash": recipe.hash.family,
         "tokens": trainer.tokens,
-        "held_out_loss": round(loss, 6),
-        "bits_per_byte": round(loss / np.log(2) * tokens_per_byte, 6),
+        **loss_facts(loss, tokens_per_byte),
         **{key: facts[key] for key in ("token_map_digest", "vocab", "canonical_vocab", "pad", "end")},
     }
 

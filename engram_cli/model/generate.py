@@ -149,11 +149,7 @@ class Decoder:
 
     def windows(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Windows of the ids from `start` to `stop`, newest first: int64 [T, N]. Only these and the N-1 before them are hashed."""
-        carried = min(start, self.table.layout.max_order - 1)
-        raw_T = np.array(self.ids[start - carried : stop], dtype=np.int64)
-        position_T = np.arange(start - carried, stop)
-        windows_TN: npt.NDArray[np.int64] = self.table.layout.windows(self.table.canonical_V[raw_T], position_T)
-        return windows_TN[carried:]
+        return hash_windows(self.table, self.ids, start, stop)
 
     @property
     def waiting(self) -> int:
@@ -192,6 +188,14 @@ class Decoder:
         rows = tokens * sum(layer.heads for layer in layers)
         read = tokens * sum(layer.heads * self.table.rows[layer.layer].bytes_per_row for layer in layers)
         self.usage += Usage(rows=rows, bytes=read)
+
+
+def hash_windows(table: TableLike, ids: Sequence[int], start: int, stop: int) -> npt.NDArray[np.int64]:
+    """Windows of the ids of one document from `start` to `stop`, newest first: int64 [T, N]."""
+    carried = min(start, table.layout.max_order - 1)
+    raw_T = np.array(ids[start - carried : stop], dtype=np.int64)
+    windows_TN: npt.NDArray[np.int64] = table.layout.windows(table.canonical_V[raw_T], np.arange(start - carried, stop))
+    return windows_TN[carried:]
 
 
 def generate(decoder: Decoder, sampling: Sampling, random: torch.Generator | None = None) -> Generator[int, None, None]:

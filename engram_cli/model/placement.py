@@ -13,7 +13,7 @@ import torch
 
 from engram_cli.errors import DeviceError, RecipeError
 from engram_cli.model.row_optimizer import OPTIMIZERS
-from engram_cli.recipe import Recipe
+from engram_cli.recipe import Recipe, RowsRecipe
 from engram_cli.store.resources import free_memory, need_disk, need_memory, need_room
 from engram_cli.table.layout import Layout
 
@@ -21,10 +21,11 @@ WHERE = {"ram": "rows in memory", "mmap": "rows mapped from disk", "cuda": "rows
 _SMALLER = "lower hash.size, hash.heads or rows.dim"
 
 
-def check_resources(layout: Layout, recipe: Recipe, directory: Path) -> None:
-    """Refuse, before any work, rows that fit not the disk of `directory`, or cannot be filled in memory. Raises ResourceError."""
-    row_bytes = recipe.rows.row_bytes
-    disk = layout.rows * 4 + rows_bytes(layout, recipe)  # with the occurrences of each row
+def check_resources(layout: Layout, recipe: Recipe, directory: Path, written: RowsRecipe | None = None) -> None:
+    """Refuse, before any work, rows that fit not the disk of `directory`, or cannot be filled in memory; `written`: how they are
+    stored in the end, beside those of training. Raises ResourceError."""
+    row_bytes = recipe.rows.row_bytes + (written.row_bytes if written not in (None, recipe.rows) else 0)
+    disk = layout.rows * (row_bytes + 4 * state_width(recipe) + 4)  # with the occurrences of each row
     need_disk(directory, disk, f"a table of {layout.rows:,} rows x {row_bytes} bytes", _SMALLER)
     if recipe.rows.init == "counts":
         largest = max(prime for layer in layout.layers for prime in layer.primes_H)

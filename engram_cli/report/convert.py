@@ -20,8 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from engram_cli.errors import ArtifactError
+from engram_cli.corpus.artifact import NGrams
+from engram_cli.errors import ArtifactError, LossError
 from engram_cli.progress import SILENT, ProgressLike
+from engram_cli.report.convert_loss import Losses, open_measure
 from engram_cli.report.convert_plan import TARGETS, LayerPlan, Plan, plan_conversion
 from engram_cli.report.convert_source import KEPT, KEPT_CONFIG, ORIGIN, TOKEN_MAP, Source, open_source
 from engram_cli.report.converted import conversion_report
@@ -49,16 +51,21 @@ def convert(
     out: str | Path,
     *,
     dtype: str | None = None,
+    ngrams: NGrams | None = None,
+    max_loss: float | None = None,
     resume: bool = False,
     force: bool = False,
     progress: ProgressLike = SILENT,
 ) -> Report:
     """Write the table at `path` (an artifact or a checkpoint) in the layout `form` with rows of the type `dtype` at `out`.
 
-    form: "engram", "deepseek-v4.1" or "qwen-ple"; dtype: a name of ROW_TYPES, None to leave rows as they are.
+    form: "engram", "deepseek-v4.1" or "qwen-ple"; dtype: a name of ROW_TYPES, None to leave rows as they are; ngrams: on whose
+    held-out text the loss is measured before and after; max_loss: by how many nats a token it may rise.
     Raises ArtifactError where the layout cannot tell what the table is, where `out` exists (without `force`) or an unfinished run
-    lies there (without `resume` or `force`), ResourceError where the disk is too small.
+    lies there (without `resume` or `force`), ResourceError where the disk is too small, LossError where the loss rises too much.
     """
+    if max_loss is not None and ngrams is None:
+        raise ArtifactError("--max-loss is about the loss on held-out text; name the n-gram artifact that holds it with --ngrams")
     if form not in TARGETS:
         raise ArtifactError(f"a table is converted to {', '.join(TARGETS)}, but --to is {form}; choose one")
     source_path, final = Path(path).absolute(), Path(out).absolute()
@@ -74,6 +81,7 @@ def convert(
         raise ArtifactError(f"--resume needs an unfinished run, but {partial_path(final)} has none; run without --resume")
     source = open_source(Path(path))
     plan = plan_conversion(source, form, dtype)
+    measure = open_measure(source, ngrams, max_loss) if ngrams is not None else None
     state = _State(plan, source, journal)
     if resume:
         state.read()
@@ -86,11 +94,15 @@ def convert(
                 _create(draft.path, plan)
                 state.write()
             _fill(draft, plan, state, progress)
-            _finish(draft, source, plan)
+            losses = measure.losses(draft.path, plan) if measure else None
+            _finish(draft, source, plan, losses)
+    except LossError:
+        journal.unlink()  # there is nothing to go on with
+        raise
     finally:
         if not journal.exists():
             shutil.rmtree(partial_path(final), ignore_errors=True)
-    return conversion_report(source, plan, final, state.errors)
+    return conversion_report(source, plan, final, state.errors, losses)
 
 
 @contextmanager
@@ -213,16 +225,13 @@ def _target(directory: Path, plan: Plan, layer: LayerPlan, state: _State, progre
     places = plan.located(directory, layer)
     for name, values in layer.tensors.constants.items():
         Matrix([places[name]], "r+").write(0, values)
-    numbers = Matrix([places[name] for name in layer.tensors.numbers], "r+")
-    scales = [Matrix([places[name]], "r+") for name in layer.tensors.scales]
-    if layer.type.share != "matrix":
-        return Rows(layer.type, numbers, scales[0] if scales else None)
-    if layer.number not in state.scales:
-        state.scales[layer.number] = _scale(layer, progress)
-        state.write()
-    scale = np.array([state.scales[layer.number]], np.float32)
-    scales[0].write(0, scale)
-    return Rows(layer.type, numbers, scale)
+    if layer.type.share == "matrix":
+        if layer.number not in state.scales:
+            state.scales[layer.number] = _scale(layer, progress)
+            state.write()
+        (name,) = layer.tensors.scales
+        Matrix([places[name]], "r+").write(0, np.array([state.scales[layer.number]], np.float32))
+    return plan.rows(directory, layer, "r+")
 
 
 def _scale(layer: LayerPlan, progress: ProgressLike) -> float:
@@ -238,7 +247,7 @@ def _scale(layer: LayerPlan, progress: ProgressLike) -> float:
     return float(matrix_scale(largest)[0])
 
 
-def _finish(draft: Draft, source: Source, plan: Plan) -> None:
+def _finish(draft: Draft, source: Source, plan: Plan, losses: Losses | None) -> None:
     """All but the rows: other tensors, config, tokenizer, and what is kept beside."""
     everything = plan.located(draft.path)
     for name, tensor in source.rest.items():
@@ -265,6 +274,8 @@ def _finish(draft: Draft, source: Source, plan: Plan) -> None:
     draft.recipe = source.origin.get("recipe", "")
     draft.inputs = {**source.origin.get("inputs", {}), **source.known_by}
     draft.facts = {**(source.origin.get("facts") or _facts(source)), "dtype": plan.layers[0].type.name}
+    if losses is not None and losses.own:
+        draft.facts |= {"held_out_loss": round(losses.after, 6), "held_out_loss_before_rounding": round(losses.before, 6)}
     if source.keeps_config:
         draft.facts["prefixes"] = {str(layer): prefix for layer, prefix in source.prefixes.items()}
 

@@ -17,12 +17,14 @@ from engram_cli.errors import ArtifactError, RecipeError
 from engram_cli.recipe import parse_recipe
 from engram_cli.report.convert_source import KEPT_TENSORS, WRITERS, Source
 from engram_cli.report.stored import FORMS, check_tokenizer
+from engram_cli.store.mapping import Mode
+from engram_cli.store.matrix import Matrix
 from engram_cli.store.tensors import STORAGE, Stored, TensorSpec, read_tensor_specs
 from engram_cli.table.config import hash_of_config, text_config
 from engram_cli.table.formats import TOKEN_MAP_DIGEST
 from engram_cli.table.formats.parts import RowTensors
 from engram_cli.table.row_types import BLOCK, ROW_TYPES, RowType
-from engram_cli.table.rows import rows_file
+from engram_cli.table.rows import Rows, rows_file
 from engram_cli.table.stored import WRONG_GRAM, StoredLayer
 
 TARGETS = ("engram", *WRITERS)
@@ -71,6 +73,15 @@ class Plan:
             name: Stored(directory / file, spec) for file in names for name, spec in read_tensor_specs(directory / file).items()
         }
         return {name: found[name] for name in layer.tensors.specs} if layer else found
+
+    def rows(self, directory: Path, layer: LayerPlan, mode: Mode = "r") -> Rows:
+        """The rows of a layer in `directory`; where they share one scale, that is written already."""
+        places = self.located(directory, layer)
+        numbers = Matrix([places[name] for name in layer.tensors.numbers], mode)
+        scales = [Matrix([places[name]], mode) for name in layer.tensors.scales]
+        if layer.type.share == "matrix":
+            return Rows(layer.type, numbers, scales[0].read(0, 1))
+        return Rows(layer.type, numbers, scales[0] if scales else None)
 
     def index(self) -> str:
         """The index of a checkpoint's shards, as JSON."""

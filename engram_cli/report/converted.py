@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from engram_cli.report.convert_loss import Losses
 from engram_cli.report.convert_plan import Plan
 from engram_cli.report.convert_source import KEPT, Source
 from engram_cli.report.report import Measure, Report, Scalar, column, table
@@ -26,8 +27,10 @@ LAYERS = [
 ]
 
 
-def conversion_report(source: Source, plan: Plan, out: Path, errors: Mapping[int, RoundingError]) -> Report:
-    """The report of a finished conversion."""
+def conversion_report(
+    source: Source, plan: Plan, out: Path, errors: Mapping[int, RoundingError], losses: Losses | None = None
+) -> Report:
+    """The report of a finished conversion; `losses`, where they were measured."""
     records = [
         {
             "layer": layer.number,
@@ -57,6 +60,10 @@ def conversion_report(source: Source, plan: Plan, out: Path, errors: Mapping[int
         "saturated": Measure(whole.saturated, "numbers"),
         "token map": source.token_map.digest if source.token_map else "not known: no tokenizer lies beside it",
     }
+    if losses is not None:
+        facts["held-out loss before"] = Measure(losses.before, "nats")
+        facts["held-out loss after"] = Measure(losses.after, "nats")
+        facts["measured on"] = f"{losses.text}, {'of which' if losses.own else 'not those of which'} the table was built"
     done = "rows changed by rounding" if whole.squared or whole.saturated else "every row as it was"
     tables = {"layers": table(LAYERS, records, title="Layers")}
     return Report("convert", f"{out}: {FORMS[plan.form]}, {done}", facts, tables, tuple(_notes(source, plan, whole)))

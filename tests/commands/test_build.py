@@ -14,6 +14,7 @@ import torch
 
 from engram_cli.__main__ import run
 from engram_cli.corpus.artifact import NGrams
+from engram_cli.model.quantise import LossGate
 from engram_cli.recipe import INITS
 from engram_cli.store.artifact import open_artifact
 from tests.corpora import write_ngrams
@@ -49,12 +50,20 @@ def refused(ngrams_path: Path, tmp_path: Path, capsys: Output) -> Refused:
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ("deepseek-v4.1-flash", "`host.name` must be engram, the one host that is trained here, but it is DeepSeek-V4.1-Flash"),
+        (
+            "deepseek-v4.1-flash",
+            "`host.name` must be engram, the one host that is trained here without --host, but it is DeepSeek-V4.1-Flash",
+        ),
         ("qwen-ple", "`host.name` must be engram"),
     ],
 )
 def test_a_recipe_of_someone_elses_table_is_not_built(refused: Refused, recipe: str, message: str) -> None:
     assert message in refused(recipe=str(Path(__file__).parents[2] / f"tables/{recipe}.toml"))
+
+
+def test_a_gate_without_a_type_is_refused(refused: Refused) -> None:
+    assert "name that type with --rows-dtype" in refused("--max-loss", "0.01")
+    assert "`rows.dim` must be a multiple of 32 in fp8-block, but it is 4" in refused("--rows-dtype", "fp8-block")
 
 
 def test_a_family_that_the_counts_do_not_suit_is_refused(refused: Refused, tmp_path: Path) -> None:
@@ -93,6 +102,32 @@ def test_without_a_budget_the_recipes_minutes_count(ngrams_path: Path) -> None:
     Path("short.toml").write_text(TINY.to_toml().replace("minutes = 3.0", "minutes = 0.001"))
     assert run(["build", str(ngrams_path), "--recipe", "short.toml", "-o", "made", "--quiet"]) == 0
     assert open_artifact("made").table("training.arrow")["seconds"].to_pylist()[-1] >= 0.06
+
+
+def test_rows_are_written_in_another_type_and_both_losses_are_shown(ngrams_path: Path, capsys: Output) -> None:
+    arguments = ["build", str(ngrams_path), "--recipe", "tiny.toml", "--tokens", "64", "-o", "made", "--quiet"]
+    assert run([*arguments, "--rows-dtype", "int8-row", "--max-loss", "0.5"]) == 0
+    facts, shown = open_artifact("made", "table").manifest.facts, capsys.readouterr().out
+    assert facts["dtype"] == "int8-row"
+    for key in ("held out loss", "held out loss before rounding"):
+        assert any(line.startswith(key) and f"{facts[key.replace(' ', '_')]:.2f}" in line for line in shown.splitlines()), shown
+
+
+def test_rows_that_would_cost_too_much_leave_nothing_but_the_way_to_go_on(
+    ngrams_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["build", str(ngrams_path), "--recipe", "tiny.toml", "--tokens", "64", "-o", "made", "--quiet"]
+    with monkeypatch.context() as patch:
+        patch.setattr(LossGate, "loss", lambda self, rows: 9.0)
+        assert run([*arguments, "--rows-dtype", "int8-row", "--max-loss", "0.01"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("engram: the loss on held-out text may rise by 0.01 (--max-loss), but rows of int8-row take it from ")
+    assert line.endswith(
+        " to 9.0000 nats a token; give another --rows-dtype or more --max-loss, with --resume: what was trained is kept"
+    )
+    assert not Path("made").exists()
+    assert run([*arguments, "--rows-dtype", "bf16", "--max-loss", "0.01", "--resume"]) == 0
+    assert open_artifact("made", "table").manifest.facts["dtype"] == "bf16"
 
 
 SLOW = """

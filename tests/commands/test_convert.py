@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from engram_cli.__main__ import run
+from engram_cli.model.quantise import LossGate
 from tests.checkpoints import write_demo
+from tests.training import TINY
 
 Output = pytest.CaptureFixture[str]
 KILLED = """
@@ -38,6 +40,24 @@ def test_a_table_is_converted(table_path: Path, tmp_path: Path, capsys: Output) 
     assert shown.err.startswith("[1/2] writing ")
     assert run(["verify", str(out), "--quiet"]) == 0
     assert run(["inspect", str(out)]) == 0
+
+
+def test_the_loss_is_shown_and_gates(ngrams_path: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY.to_toml())
+    built, out = str(tmp_path / "built"), tmp_path / "out"
+    assert run(["build", str(ngrams_path), "--recipe", str(tmp_path / "tiny.toml"), "--tokens", "64", "-o", built, "--quiet"]) == 0
+    capsys.readouterr()
+    arguments = ["convert", built, "--to", "engram", "--dtype", "bf16", "--ngrams", str(ngrams_path), "--quiet", "--out", str(out)]
+    with monkeypatch.context() as patch:
+        patch.setattr(LossGate, "loss", lambda self, rows: 2.0 if rows[0].type.name == "f32" else 2.5)
+        assert run([*arguments, "--max-loss", "0.01"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "rows of bf16 take it from 2.0000 to 2.5000 nats a token; give another --dtype or more --max-loss" in line
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["built", "tiny.toml"]
+        assert run([*arguments, "--max-loss", "0.6"]) == 0
+    shown = capsys.readouterr().out
+    assert "held-out loss before" in shown
+    assert "held-out loss after" in shown
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(tokenizer_path: Path, tmp_path: Path) -> None:

@@ -7,9 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engram_cli.corpus.artifact import NGrams
 from engram_cli.corpus.canonical import token_map
 from engram_cli.corpus.tokenizer import load_tokenizer
-from engram_cli.errors import ArtifactError, ResourceError
+from engram_cli.errors import ArtifactError, LossError, ResourceError
+from engram_cli.model.build import build
+from engram_cli.model.table import open_table
+from engram_cli.model.train import Budget, token_losses
 from engram_cli.progress import Amounts, Silent
 from engram_cli.report import convert as converting
 from engram_cli.report.convert import convert
@@ -23,6 +27,7 @@ from engram_cli.table.formats import open_stored_table
 from engram_cli.table.row_types import ROW_TYPES
 from tests.checkpoints import fill, write_deepseek, write_demo, write_qwen
 from tests.tables import RECIPE, whole, write_table
+from tests.training import TINY, held_out_of
 
 V41_RECIPE = RECIPE.replace("[hash]", '[hash]\nfamily = "deepseek-v4.1"').replace("dim = 4", "dim = 32")
 
@@ -202,3 +207,44 @@ def test_what_is_kept_beside_is_held_to_its_digests(tmp_path: Path) -> None:
     origin.write_text(json.dumps(document))
     with pytest.raises(ArtifactError, match=r"host\.safetensors is not as it was written"):
         convert(tmp_path / "v41", "engram", tmp_path / "back")
+
+
+# the loss -------------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def built(ngrams: NGrams, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table with a host that was built from `ngrams`."""
+    return build(ngrams, TINY, tmp_path_factory.mktemp("built") / "table", Budget(tokens=64), device="cpu").path
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "fp8-scalar", "int8-row"])
+def test_the_loss_is_told_before_and_after(built: Path, ngrams: NGrams, tmp_path: Path, dtype: str) -> None:
+    report = convert(built, "engram", tmp_path / "out", dtype=dtype, ngrams=ngrams, max_loss=0.5)
+    before, after = (report.facts[f"held-out loss {when}"].value for when in ("before", "after"))  # type: ignore[union-attr]
+    old, new = (open_artifact(path).manifest.facts for path in (built, tmp_path / "out"))
+    assert round(before, 6) == old["held_out_loss"] == new["held_out_loss_before_rounding"]
+    assert round(after, 6) == new["held_out_loss"]
+    assert (after == before) == (dtype == "f32")
+    assert str(report.facts["measured on"]).endswith("of which the table was built")
+    table = open_table(tmp_path / "out", "cpu")
+    assert after == float(
+        token_losses(table.host, table.rows, table.layout.layers, held_out_of(ngrams, table.layout, 1 << 18)).mean()
+    )
+
+
+def test_a_table_that_got_worse_than_allowed_is_not_written(built: Path, ngrams: NGrams, tmp_path: Path) -> None:
+    with pytest.raises(LossError, match=r"may rise by -1 \(--max-loss\), but rows of bf16 take it from .* give another --dtype"):
+        convert(built, "engram", tmp_path / "out", dtype="bf16", ngrams=ngrams, max_loss=-1)
+    assert not list(tmp_path.iterdir())
+    convert(built, "engram", tmp_path / "out", dtype="bf16", ngrams=ngrams, max_loss=1)
+
+
+def test_a_loss_without_text_or_host_is_refused(
+    built: Path, ngrams: NGrams, raw_ngrams: NGrams, deepseek: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ArtifactError, match="name the n-gram artifact that holds it with --ngrams"):
+        convert(built, "engram", tmp_path / "out", dtype="bf16", max_loss=1)
+    with pytest.raises(ArtifactError, match="has no host; leave out --ngrams"):
+        convert(deepseek, "engram", tmp_path / "out", ngrams=ngrams)
+    with pytest.raises(ArtifactError, match="their tokenizers differ"):
+        convert(built, "engram", tmp_path / "out", dtype="bf16", ngrams=raw_ngrams)
+    assert {path.name for path in tmp_path.iterdir()} <= {"v41"}

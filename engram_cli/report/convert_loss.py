@@ -1,0 +1,55 @@
+"""What a conversion costs: the loss of a table with a host of its own, on held-out text, before and after."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engram_cli.corpus.artifact import NGrams
+from engram_cli.errors import ArtifactError
+from engram_cli.model.data import HeldOut, Windowed
+from engram_cli.model.quantise import MEASURED_TOKENS, LossGate
+from engram_cli.model.table import HOST_FILE, Table, open_table
+from engram_cli.report.convert_plan import Plan
+from engram_cli.report.convert_source import Source
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Nats a token on the held-out documents of the n-grams at `text`; own: whether the table was built from those."""
+
+    before: float
+    after: float
+    text: Path
+    own: bool
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A table, the text it is measured on, and what its loss may rise by."""
+
+    table: Table
+    ngrams: NGrams
+    gate: LossGate
+
+    def losses(self, directory: Path, plan: Plan) -> Losses:
+        """Before, and with what was written in `directory`. Raises LossError where the gate does not hold."""
+        before = self.gate.loss(self.table.rows)
+        after = self.gate.loss({layer.number: plan.rows(directory, layer) for layer in plan.layers})
+        self.gate.must_hold(before, after, plan.layers[0].type.name, "give another --dtype or more --max-loss")
+        own = self.table.artifact.manifest.inputs.get("ngrams") == self.ngrams.artifact.digest
+        return Losses(before, after, self.ngrams.artifact.path, own)
+
+
+def open_measure(source: Source, ngrams: NGrams, max_loss: float | None) -> Measure:
+    """Raises ArtifactError where the table has no host, or another tokenizer than the n-grams."""
+    path = source.stored.path
+    if source.stored.form != "engram" or HOST_FILE not in source.files:
+        raise ArtifactError(f"a loss is that of a host with its table, but {path} has no host; leave out --ngrams and --max-loss")
+    table = open_table(path, "cpu")
+    if table.tokenizer.get_vocab() != ngrams.tokenizer.get_vocab():
+        raise ArtifactError(
+            f"the host of {path} reads other tokens than {ngrams.artifact.path} holds: their tokenizers differ; give n-grams that "
+            "were extracted with the tokenizer.json of the table"
+        )
+    text = Windowed(ngrams.stream(held_out=True), table.canonical_V, table.layout)
+    held_out = HeldOut(text, table.recipe.host.context, MEASURED_TOKENS)
+    return Measure(table, ngrams, LossGate(table.host, table.layout.layers, held_out, max_loss))
