@@ -5,6 +5,7 @@ buffer, so that a pass over a table leaves nothing of it in the process.
 Shapes: R rows of the matrix, E numbers per row, U rows of one call.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from engram_cli.store.mapping import Bytes, MappedFile, Mode
 from engram_cli.store.tensors import STORAGE, Stored
 
 Ids = npt.NDArray[np.int64]
+_LARGE = 1024  # rows: in smaller batches the trial would be felt
+_TRIED, _SLOW = 16, 1e-4  # rows, and seconds: from memory they take a hundredth of that, from a disk many times as long
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,19 @@ class _Part:
     file: MappedFile
     offset: int
     bytes_RB: Bytes
+
+    def take(self, ids: Ids, row_bytes: int) -> Bytes:
+        """Rows of the part; the disk is asked for those of a large batch where the first of them take as long as a disk does.
+
+        Asking costs as much as reading from memory, so it is not done where rows are there; to find that out by the clock is next
+        to nothing. Raises IndexError for ids past the end.
+        """
+        if ids.size >= _LARGE:
+            started = time.perf_counter()
+            self.bytes_RB.take(ids.reshape(-1)[:_TRIED], 0)
+            if time.perf_counter() - started > _SLOW and ids.max() < len(self.bytes_RB):
+                self.file.ask(self.offset + ids.reshape(-1) * row_bytes, row_bytes)
+        return self.bytes_RB.take(ids, 0)
 
 
 class Matrix:
@@ -62,7 +78,7 @@ class Matrix:
         """
         if ids.size and (least := ids.item(ids.argmin())) < 0:  # cheaper than `min`
             raise IndexError(f"row {least} is out of bounds: rows are counted from 0")
-        taken = self._parts[0].bytes_RB.take(ids, 0) if len(self._parts) == 1 else self._take_apart(ids)
+        taken = self._parts[0].take(ids, self.row_bytes) if len(self._parts) == 1 else self._take_apart(ids)
         for file in self._files:
             file.check()
         rows = taken.view(self.type)
@@ -79,7 +95,7 @@ class Matrix:
         edges = [*np.searchsorted(sorted_U, self._firsts), len(flat_U)]
         for part, start, stop in zip(self._parts, edges, edges[1:], strict=False):
             if start < stop:
-                taken_UB[order_U[start:stop]] = part.bytes_RB.take(sorted_U[start:stop] - part.first, 0)
+                taken_UB[order_U[start:stop]] = part.take(sorted_U[start:stop] - part.first, self.row_bytes)
         return taken_UB.reshape(*ids.shape, self.row_bytes)
 
     def read(self, first: int, count: int) -> npt.NDArray[Any]:

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engram_cli.store import matrix as matrices
+from engram_cli.store.mapping import MappedFile
 from engram_cli.store.matrix import Matrix
 from engram_cli.store.tensors import Stored, read_tensor_specs, write_tensors
 
@@ -53,3 +55,20 @@ def test_a_tensor_of_one_dimension_has_rows_of_one_number(tmp_path: Path) -> Non
     matrix = Matrix([Stored(tmp_path / "file", read_tensor_specs(tmp_path / "file")["scales"])])
     assert matrix.take(np.array([[3, 1]])).tolist() == [[3, 1]]
     assert matrix.read(1, 2).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("lengths", [[5000], [3000, 0, 2000]])
+def test_rows_that_are_asked_for_ahead_are_the_same(lengths: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix, whole = spread(tmp_path, lengths, 2)
+    ids = np.random.default_rng(0).integers(0, 5000, (2, 1500))
+    asked: list[int] = []
+    ask = MappedFile.ask
+    monkeypatch.setattr(MappedFile, "ask", lambda file, places, size: (asked.append(len(places)), ask(file, places, size)))
+    np.testing.assert_array_equal(matrix.take(ids), whole[ids])
+    monkeypatch.setattr(matrices, "_SLOW", -1.0)
+    asked.clear()
+    np.testing.assert_array_equal(matrix.take(ids), whole[ids])
+    assert sum(asked) == ids.size
+    ids[1, 700] = 5000
+    with pytest.raises(IndexError, match="out of bounds"):
+        matrix.take(ids)
