@@ -155,6 +155,7 @@ def _extract(
         _tell_what_is_missing(reader, tokens, settings.held_out, progress)
         for kernels in compiling:
             kernels.result()
+        release_memory()  # of compiling
         training, held_out = (tokens.stored(vocabulary.token_map.canonical_V, held_out) for held_out in (False, True))
         draft.inputs["corpus"] = tokens.finish([source.name for source in sources])  # to the disk while it is counted
         shares = _sample(training, held_out, settings, means, draft, stages)
