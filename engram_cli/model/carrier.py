@@ -79,6 +79,10 @@ class Carrier(nn.Module):
         self.gates[layer] = gate_BTG.detach()
         return addition_BTD  # type: ignore[no-any-return]
 
+    def stored(self) -> dict[str, nn.Parameter]:
+        """The named parameters that an artifact holds: all that cannot be found elsewhere."""
+        return dict(self.named_parameters())
+
     def host_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Named parameters of the transformer itself, memories left out."""
         return ((name, p) for name, p in self.named_parameters() if not name.startswith("memories."))

@@ -75,6 +75,7 @@ class ForeignHost(Carrier):
         self._keeps_last = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.model.requires_grad_(trained == "all")
         self.blocks[-1].requires_grad_(trained != "none")
+        self._trained = {name for name, parameter in self.host_parameters() if parameter.requires_grad}
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -82,6 +83,17 @@ class ForeignHost(Carrier):
         lists = (module for module in self.model.modules() if isinstance(module, nn.ModuleList))
         layers = self.model.config.get_text_config().num_hidden_layers
         return next(modules for modules in lists if len(modules) == layers)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Random weights for the memories, but a value projection of zeros: the first logits are the model's own, bit for bit."""
+        for memory in self.memories.values():
+            assert isinstance(memory, Memory)
+            memory.initialise(generator)
+            nn.init.zeros_(memory.value.weight)
+
+    def stored(self) -> dict[str, nn.Parameter]:
+        """What was trained, and the memories; the rest is where the model is."""
+        return {name: p for name, p in self.named_parameters() if name in self._trained or name.startswith("memories.")}
 
     def make_cache(self, batch: int = 1) -> ForeignCache:
         return ForeignCache()

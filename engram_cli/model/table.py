@@ -19,8 +19,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from engram_cli.corpus.tokenizer import load_tokenizer
-from engram_cli.errors import ArtifactError, DeviceError
+from engram_cli.errors import ArtifactError, DeviceError, HostError
+from engram_cli.model.carrier import Carrier
+from engram_cli.model.foreign import ForeignHost
 from engram_cli.model.host import Host
+from engram_cli.model.host_directory import HostDirectory, open_host
 from engram_cli.model.memory import Memory
 from engram_cli.recipe import Recipe, parse_recipe
 from engram_cli.store import schema
@@ -57,20 +60,28 @@ def make_memories(recipe: Recipe, width: int, layout: Layout | None) -> dict[int
 
 
 def make_host(recipe: Recipe, vocab: int, layout: Layout | None) -> Host:
-    """An uninitialised host with a memory at every layer of `layout` (None: plain)."""
+    """An uninitialised host of ours with a memory at every layer of `layout` (None: plain)."""
     return Host(vocab, recipe.host, make_memories(recipe, recipe.host.width, layout))
+
+
+def make_foreign_host(directory: HostDirectory, recipe: Recipe, layout: Layout | None) -> ForeignHost:
+    """The host in `directory`, with uninitialised memories in the same way."""
+    memories = make_memories(recipe, directory.width, layout)
+    return ForeignHost(directory.model, directory.vocab, memories, recipe.trained_host)
 
 
 @dataclass(frozen=True)
 class Table:
-    """An open table. host: in evaluation mode; rows: layer -> mapped rows; canonical_V: raw token id -> canonical id."""
+    """An open table. host: in evaluation mode; rows: layer -> mapped rows; canonical_V: raw token id -> canonical id; directory:
+    where a foreign host lies, None for ours."""
 
     artifact: Artifact
     recipe: Recipe
     layout: Layout
-    host: Host
+    host: Carrier
     rows: Mapping[int, Rows]
     canonical_V: npt.NDArray[np.uint32]
+    directory: HostDirectory | None = None
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -110,38 +121,63 @@ def look_up(
     return memory
 
 
-def open_table(path: str | Path, device: str = "auto") -> Table:
-    """Open a table artifact; rows stay on disk and are mapped.
+def open_table(path: str | Path, device: str = "auto", host: str | Path | None = None) -> Table:
+    """Open a table artifact; rows stay on disk and are mapped. host: where a foreign host lies, None for where it was.
 
-    Raises ArtifactError where it is damaged or its parts do not fit each other, DeviceError where the device is not there.
+    Raises ArtifactError where it is damaged or its parts do not fit each other, DeviceError where the device is not there,
+    HostError where a foreign host is not the one that it was built for.
     """
     artifact = open_artifact(path, "table")
     recipe = parse_recipe(artifact.manifest.recipe, f"the recipe in {artifact.path}")
     layout = Layout.from_arrow(artifact.table(LAYOUT_FILE, schema.LAYOUT))
     canonical_V = artifact.table("token_map.arrow", schema.TOKEN_MAP)["canonical"].to_numpy()
-    host = make_host(recipe, len(canonical_V), layout)
-    load_weights(host, artifact)
+    directory = _find_host(artifact, recipe, host)
+    made = make_foreign_host(directory, recipe, layout) if directory else make_host(recipe, len(canonical_V), layout)
+    load_weights(made, artifact)
     rows = {layer.layer: open_layer(artifact, layer, recipe.rows.dim).rows for layer in layout.layers}
-    return Table(artifact, recipe, layout, host.to(pick_device(device)).eval(), rows, canonical_V)
+    return Table(artifact, recipe, layout, made.to(pick_device(device)).eval(), rows, canonical_V, directory)
 
 
-def save_weights(host: Host, directory: Path) -> None:
-    """Write `host.safetensors` and `memory.safetensors` (f32) into `directory`."""
-    state = {name: tensor.detach().to("cpu", torch.float32).numpy() for name, tensor in host.state_dict().items()}
+def _find_host(artifact: Artifact, recipe: Recipe, given: str | Path | None) -> HostDirectory | None:
+    """The foreign host that the table was built for, None for ours."""
+    if not recipe.host.foreign:
+        if given is not None:
+            raise HostError(f"--host is for tables of foreign hosts, but {artifact.path} has its own; leave it out")
+        return None
+    try:
+        path, digest = (artifact.manifest.facts["host"][key] for key in ("path", "digest"))
+    except (LookupError, TypeError):
+        raise ArtifactError(
+            f"a host answers from the table that was built for it, but {artifact.path} was built elsewhere for "
+            f"{recipe.host.name}; it can be inspected and converted"
+        ) from None
+    if given is None and not Path(path).exists():
+        raise HostError(f"{artifact.path} was built for a host in {path}, but nothing is there; say with --host where it is now")
+    found = open_host(given or path)
+    if found.digest != digest:
+        raise HostError(
+            f"{artifact.path} was built for a host with digest {digest}, but {found.path} has {found.digest}; name that one "
+            "with --host"
+        )
+    return found
+
+
+def save_weights(host: Carrier, directory: Path) -> None:
+    """Write `host.safetensors` and `memory.safetensors` (f32) into `directory`; of a foreign host what was trained."""
+    state = {name: tensor.detach().to("cpu", torch.float32).numpy() for name, tensor in sorted(host.stored().items())}
     parts = {HOST_FILE: False, MEMORY_FILE: True}
     for file, memories in parts.items():
-        write_tensors(directory / file, {n: ("F32", a) for n, a in sorted(state.items()) if n.startswith("memories.") == memories})
+        write_tensors(directory / file, {n: ("F32", a) for n, a in state.items() if n.startswith("memories.") == memories})
 
 
-def load_weights(host: Host, artifact: Artifact) -> None:
+def load_weights(host: Carrier, artifact: Artifact) -> None:
     """Load what `save_weights` wrote. Raises ArtifactError where names or shapes differ."""
-    state = {
-        name: torch.from_numpy(np.array(artifact.tensor(file, name)))
-        for file in (HOST_FILE, MEMORY_FILE)
-        for name in artifact.tensors(file)
-    }
-    try:
-        host.load_state_dict(state)
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())
-        raise ArtifactError(f"the weights in {artifact.path} do not fit its recipe ({detail}); build the table again") from None
+    state = {name: (file, spec.shape) for file in (HOST_FILE, MEMORY_FILE) for name, spec in artifact.tensors(file).items()}
+    wanted = {name: tuple(parameter.shape) for name, parameter in host.stored().items()}
+    if unlike := sorted(name for name in state.keys() | wanted if name not in state or state[name][1] != wanted.get(name)):
+        found = state[unlike[0]][1] if unlike[0] in state else "nothing"
+        detail = f"{unlike[0]} is {found} and should be {wanted.get(unlike[0], 'left out')}"
+        raise ArtifactError(f"the weights in {artifact.path} do not fit its recipe ({detail}); build the table again")
+    with torch.no_grad():
+        for name, parameter in host.stored().items():
+            parameter.copy_(torch.from_numpy(np.array(artifact.tensor(state[name][0], name))))
