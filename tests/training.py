@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from engram_cli.corpus.artifact import NGrams, Stream
-from engram_cli.model.build import Start, streams
 from engram_cli.model.data import Batches, HeldOut, Windowed
+from engram_cli.model.start import Start, streams
 from engram_cli.model.train import Trainer
 from engram_cli.recipe import HashRecipe, HostRecipe, Recipe, RowsRecipe, TrainingRecipe
 from engram_cli.table.layout import LayerLayout, Layout, plan_layout

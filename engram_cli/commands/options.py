@@ -7,6 +7,7 @@ import typer
 
 if TYPE_CHECKING:
     from engram_cli import recipe as recipes
+    from engram_cli.model.host_directory import HostDirectory
     from engram_cli.model.train import Budget
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
@@ -28,8 +29,18 @@ MaxLoss = Annotated[
 Tokens = Annotated[int | None, typer.Option("--tokens", metavar="N", help="Train on so many tokens, instead of --minutes.")]
 
 
-def read_recipe(path: Path | None, *, init: str | None = None, seed: int | None = None) -> "recipes.Recipe":
-    """The recipe at `path` (None: the defaults) with what the command line says instead. Raises RecipeError."""
+def read_recipe(
+    path: Path | None,
+    *,
+    init: str | None = None,
+    seed: int | None = None,
+    parts: str | None = None,
+    host: "HostDirectory | None" = None,
+) -> "recipes.Recipe":
+    """The recipe at `path` (None: the defaults) with what the command line says instead, a foreign host among it.
+
+    Raises RecipeError, and HostError where the host is not one for it.
+    """
     from dataclasses import replace
 
     from engram_cli import recipe as recipes
@@ -39,6 +50,10 @@ def read_recipe(path: Path | None, *, init: str | None = None, seed: int | None 
         recipe = replace(recipe, rows=replace(recipe.rows, init=init))
     if seed is not None:
         recipe = replace(recipe, training=replace(recipe.training, seed=seed))
+    if parts is not None:
+        recipe = replace(recipe, training=replace(recipe.training, parts=parts))
+    if host is not None:
+        recipe = host.complete(recipe)
     recipe.check()
     return recipe
 

@@ -11,16 +11,15 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 
 from engram_cli.corpus.artifact import NGrams
 from engram_cli.errors import ArtifactError, ResourceError, TrainingError
+from engram_cli.model.carrier import Carrier
 from engram_cli.model.checkpoint import (
     find_checkpoint,
     load_checkpoint,
@@ -30,30 +29,25 @@ from engram_cli.model.checkpoint import (
     saved_step,
     whole_step,
 )
-from engram_cli.model.data import Batches, HeldOut, Windowed, layout_for
-from engram_cli.model.host import Host, initialise
-from engram_cli.model.layer_rows import LayerRows
-from engram_cli.model.placement import WHERE, check_resources, place_rows, state_width
+from engram_cli.model.data import Batches, HeldOut, layout_for
+from engram_cli.model.host_directory import HostDirectory
+from engram_cli.model.placement import WHERE, check_resources, place_rows
 from engram_cli.model.quantise import MEASURED_TOKENS, LossGate, loss_facts, put_back, quantise
-from engram_cli.model.row_optimizer import OPTIMIZERS
-from engram_cli.model.row_store import count_trained, open_store
-from engram_cli.model.statistics import TokenVectors, fill_rows, initialise_host, token_vectors
-from engram_cli.model.table import make_host, pick_device, save_weights
+from engram_cli.model.row_store import count_trained
+from engram_cli.model.start import Start, streams
+from engram_cli.model.table import pick_device, save_weights
 from engram_cli.model.train import Budget, Trainer
 from engram_cli.progress import SILENT, ProgressLike
 from engram_cli.recipe import Recipe
 from engram_cli.store import schema
 from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, partial_path, scratch_path, write_artifact
 from engram_cli.store.resources import free_memory
-from engram_cli.store.tensors import TensorSpec, create_tensors, map_tensor, read_tensor_specs, reserve
 from engram_cli.table.formats.engram import LAYOUT_FILE
 from engram_cli.table.layout import Layout
-from engram_cli.table.rows import Rows, rows_file
 
 _CHECKPOINT_SECONDS = 60.0
 _EVALUATIONS = 8  # over a run, the last at its end
 _EVALUATION_TOKENS = 16_384  # of each but the last
-_RANDOM_SCALE = 0.02  # of rows with init = "random"
 _STAGES = 3
 
 
@@ -67,6 +61,7 @@ def build(
     max_loss: float | None = None,
     device: str = "auto",
     rows: str = "auto",
+    host: HostDirectory | None = None,
     resume: bool = False,
     force: bool = False,
     progress: ProgressLike = SILENT,
@@ -74,10 +69,12 @@ def build(
     """Build a table from an n-gram artifact and write it as a table artifact at `out`.
 
     rows_dtype: the row type to write, None for that of training; max_loss: by how many nats a token it may raise the loss; rows:
-    where they live while they are trained, ram, mmap or cuda (row_store.py); auto: in memory where they fit, else mapped.
-    Raises RecipeError where the recipe cannot be built or the n-grams do not suit its hash, ArtifactError where `out` exists
-    (without `force`) or an unfinished run lies there (without `resume` or `force`), ResourceError where the rows fit neither disk
-    nor memory, TrainingError where there is too little text or the loss is lost, LossError where `rows_dtype` costs too much.
+    where they live while they are trained, ram, mmap or cuda (row_store.py); auto: in memory where they fit, else mapped; host: a
+    foreign host that gets the memory, None for ours.
+    Raises RecipeError where the recipe cannot be built or the n-grams do not suit its hash, HostError where the host suits neither,
+    ArtifactError where `out` exists (without `force`) or an unfinished run lies there (without `resume` or `force`), ResourceError
+    where the rows fit neither disk nor memory, TrainingError where there is too little text or the loss is lost, LossError where
+    `rows_dtype` costs too much.
     On Ctrl-C a checkpoint is written before KeyboardInterrupt goes on.
     """
     final = Path(out).absolute()
@@ -89,13 +86,16 @@ def build(
     if resume and not partial.exists():
         raise ArtifactError(f"--resume needs an unfinished run, but there is no {partial}; run without --resume")
     resume = resume and checkpoint is not None  # killed before the first: there is nothing to lose in beginning anew
-    recipe.check_buildable()
+    if host is not None:
+        host.check_tokenizer(ngrams.tokenizer, ngrams.artifact.path)
+        recipe = host.complete(recipe)
+    recipe.check_buildable(host_given=host is not None)
     written = dataclasses.replace(recipe.rows, dtype=rows_dtype or recipe.rows.dtype)
     written.check()
     computing = pick_device(device)
     layout = layout_for(recipe.hash, ngrams)
     where = place_rows(rows, layout, recipe, computing)
-    fingerprint = _fingerprint(ngrams, recipe, budget)
+    fingerprint = _fingerprint(ngrams, recipe, budget, host)
     if checkpoint and resume:
         read_state(checkpoint, fingerprint)
     else:  # what is resumed has its rows on disk already
@@ -106,7 +106,7 @@ def build(
             if checkpoint and resume:
                 put_back(draft.path)
                 restore_rows(checkpoint, draft.path)
-            trainer, held_out = _prepare(ngrams, recipe, layout, draft.path, computing, where, resume, progress)
+            trainer, held_out = _prepare(ngrams, recipe, layout, draft.path, host, computing, where, resume, progress)
             if checkpoint and resume:
                 load_checkpoint(checkpoint, trainer, fingerprint)
                 _tell_other_rates(trainer, progress)
@@ -117,6 +117,9 @@ def build(
             measured = HeldOut(held_out.source, held_out.context, MEASURED_TOKENS)
             loss = trainer.evaluate(measured)
             _write(draft, ngrams, recipe, layout, trainer, budget, loss, held_out.tokens_per_byte)
+            if host is not None:
+                draft.inputs = {**draft.inputs, "host": host.digest}
+                draft.facts = {**draft.facts, "host": {"path": str(host.path), "digest": host.digest}}
             if written != recipe.rows:
                 gate = LossGate(trainer.host, layout.layers, measured, max_loss)
                 draft.facts |= quantise(draft.path, gate, loss, written.dtype)
@@ -160,6 +163,7 @@ def _prepare(
     recipe: Recipe,
     layout: Layout,
     directory: Path,
+    host: HostDirectory | None,
     device: torch.device,
     where: str,
     resume: bool,
@@ -170,87 +174,8 @@ def _prepare(
     batches = Batches(training, recipe.training.stretches, context, recipe.training.seed)
     evaluation = HeldOut(held_out, context, _EVALUATION_TOKENS)
     progress.stage(1, _STAGES, f"initialising {layout.rows:,} rows: {recipe.rows.init}")
-    start = Start.make(training, ngrams.vocab, recipe, layout, directory, fill=not resume, progress=progress)
+    start = Start.make(training, ngrams.vocab, recipe, layout, directory, host=host, fill=not resume, progress=progress)
     return start.trainer(batches, recipe, device, where), evaluation
-
-
-def streams(ngrams: NGrams, layout: Layout | None) -> tuple[Windowed, Windowed]:
-    """The training and the held-out stream with what the layout's windows need (None: no windows)."""
-    training, held_out = (Windowed(ngrams.stream(held_out=held), ngrams.canonical_V, layout) for held in (False, True))
-    return training, held_out
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where training starts from: the layout and its filled rows on disk (None for plain), and the corpus's token vectors
-    (None where nothing starts from statistics). One start serves several trainers: none of them changes it."""
-
-    vocab: int
-    layout: Layout | None
-    directory: Path
-    vectors: TokenVectors | None
-
-    @classmethod
-    def make(
-        cls,
-        training: Windowed,
-        vocab: int,
-        recipe: Recipe,
-        layout: Layout | None,
-        directory: Path,
-        *,
-        fill: bool = True,
-        progress: ProgressLike = SILENT,
-    ) -> "Start":
-        """Initialise rows by `recipe.rows.init` in `directory`; with `fill` false they lie there already."""
-        vectors = None
-        if recipe.rows.init == "counts":
-            size = recipe.hash.heads * recipe.rows.dim
-            vectors = token_vectors(training.stream.tokens_T, vocab, size, recipe.host.width, recipe.training.seed)
-        layers = layout.layers if layout else ()
-        for number, layer in enumerate(layers):
-            progress.advance(number, len(layers), "layers")
-            if fill:
-                rows = Rows.create(directory / rows_file(layer.layer), layer.rows, recipe.rows.dim, recipe.rows.dtype)
-                reserve(directory / rows_file(layer.layer))
-                if recipe.rows.init == "random":
-                    _randomise(rows, recipe.training.seed + layer.layer)
-                if vectors is not None:
-                    fill_rows(layer, rows, _occurrences(directory, layer.layer, layer.rows), training, vectors)
-            progress.advance(number + 1, len(layers), "layers")
-        return cls(vocab, layout, directory, vectors)
-
-    def trainer(self, batches: Batches, recipe: Recipe, device: torch.device, where: str = "ram") -> Trainer:
-        """A new trainer: host initialised by the recipe's seed, rows opened `where` they shall live."""
-        host = make_host(recipe, self.vocab, self.layout)
-        initialise(host, torch.Generator().manual_seed(recipe.training.seed))
-        vectors = self.vectors
-        if vectors is not None:
-            initialise_host(host, vectors)
-            vectors = TokenVectors(vectors.vectors_VC.to(device), vectors.to_width_DC)
-        rows = {}
-        for layer in self.layout.layers if self.layout else ():
-            store = open_store(self.directory, layer.layer, state_width(recipe), where, device)
-            occurrences_R = _occurrences(self.directory, layer.layer) if vectors is not None else None
-            rows[layer.layer] = LayerRows(layer, store, OPTIMIZERS[recipe.training.row_optimizer], occurrences_R, vectors)
-        return Trainer(host.to(device), rows, batches, recipe.training)
-
-
-def _occurrences(directory: Path, layer: int, rows: int | None = None) -> npt.NDArray[np.float32]:
-    """How many occurrences each row holds, mapped: f32 [R]. With `rows`, a new file of zeros, open for writing."""
-    path = scratch_path(directory) / f"occurrences-{layer:02}.safetensors"
-    if rows is not None:
-        path.parent.mkdir(exist_ok=True)
-        create_tensors(path, {"occurrences": TensorSpec("F32", (rows,))})
-    return map_tensor(path, read_tensor_specs(path)["occurrences"], "r" if rows is None else "r+")
-
-
-def _randomise(rows: Rows, seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    block = 1 << 16
-    for first in range(0, rows.count, block):
-        shape = (min(block, rows.count - first), rows.dim)
-        rows.put_range(first, generator.standard_normal(shape, dtype=np.float32) * np.float32(_RANDOM_SCALE))
 
 
 def train(
@@ -332,14 +257,16 @@ def _facts(
     }
 
 
-def count_parameters(host: Host, rows: int) -> dict[str, int]:
-    """Numbers stored: in the host, in the memories' projections, in the rows."""
+def count_parameters(host: Carrier, rows: int) -> dict[str, int]:
+    """Numbers: in the host, in the memories' projections, in the rows."""
     in_host = sum(parameter.numel() for _, parameter in host.host_parameters())
     return {"host": in_host, "memory": sum(p.numel() for p in host.parameters()) - in_host, "rows": rows}
 
 
-def _fingerprint(ngrams: NGrams, recipe: Recipe, budget: Budget) -> str:
-    """What run a checkpoint belongs to: n-grams, budget and recipe, without the learning rates: a lost loss goes on with others."""
-    training = dataclasses.replace(recipe.training, learning_rate=1.0, row_learning_rate=1.0)
-    parts = [ngrams.artifact.digest, dataclasses.replace(recipe, training=training).to_toml(), dataclasses.asdict(budget)]
+def _fingerprint(ngrams: NGrams, recipe: Recipe, budget: Budget, host: HostDirectory | None) -> str:
+    """What run a checkpoint belongs to: n-grams, budget, a foreign host, and the recipe without the learning rates: a lost loss goes
+    on with others."""
+    training = dataclasses.replace(recipe.training, learning_rate=1.0, host_learning_rate=1.0, row_learning_rate=1.0)
+    rateless = dataclasses.replace(recipe, training=training).to_toml()
+    parts = [ngrams.artifact.digest, rateless, dataclasses.asdict(budget), host and host.digest]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -36,6 +36,8 @@ class Carrier(nn.Module):
     After a forward pass with memory, `gates` holds layer -> gate [B, T, G] of that pass, detached.
     """
 
+    pretrained = False  # whether its weights were something before they were trained here
+
     def __init__(self, width: int, context: int, memories: Mapping[int, Memory] | None = None) -> None:
         super().__init__()
         self.width, self.context = width, context

@@ -165,7 +165,7 @@ def _damaged(path: Path, error: Exception) -> ArtifactError:
 
 def _host_tensors(trainer: Trainer) -> dict[str, tuple[str, Any]]:
     tensors: dict[str, tuple[str, Any]] = {}
-    for name, parameter in trainer.host.named_parameters():
+    for name, parameter in trainer.host.stored().items():
         tensors[name] = ("F32", parameter.detach().cpu().numpy())
         moments = trainer.optimizer.state.get(parameter, {})
         for moment in _MOMENTS:
@@ -178,7 +178,7 @@ def _load_host(path: Path, trainer: Trainer, steps: int) -> None:
     tensors = _read(path)
     step = torch.tensor(float(steps))
     with torch.no_grad():
-        for name, parameter in trainer.host.named_parameters():
+        for name, parameter in trainer.host.stored().items():
             parameter.copy_(torch.from_numpy(tensors[name]))
             moments = {m: torch.from_numpy(tensors[f"{m}.{name}"]).to(parameter) for m in _MOMENTS if f"{m}.{name}" in tensors}
             if moments:

@@ -20,8 +20,6 @@ from engram_cli.model.memory import Memory
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_CONTEXT = 2048  # of models that set no limit to it
-
 
 class ForeignCache:
     """Keys and values of the host, and the inputs of its memories' convolutions, for the tokens seen so far."""
@@ -64,12 +62,16 @@ class ForeignHost(Carrier):
     """`model` with memories. Unless all of it is frozen it is copied, so that one loaded model serves several hosts.
 
     vocab: V, of the tokenizer; logits beyond it, which some models have for the sake of round numbers, are left out.
-    trained: which part of the model trains, `none`, `last` (its last block) or `all`.
+    context: tokens that it sees; trained: which part of the model trains, `none`, `last` (its last block) or `all`.
     """
 
-    def __init__(self, model: "PreTrainedModel", vocab: int, memories: Mapping[int, Memory], trained: str = "none") -> None:
+    pretrained = True
+
+    def __init__(
+        self, model: "PreTrainedModel", vocab: int, context: int, memories: Mapping[int, Memory], trained: str = "none"
+    ) -> None:
         config: Any = model.config.get_text_config()
-        super().__init__(config.hidden_size, getattr(config, "max_position_embeddings", _CONTEXT), memories)
+        super().__init__(config.hidden_size, context, memories)
         self.model = model if trained == "none" else copy.deepcopy(model)
         self.vocab = vocab
         self._keeps_last = "logits_to_keep" in inspect.signature(model.forward).parameters

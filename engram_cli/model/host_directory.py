@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _SAMPLES, _SAMPLE = 64, 1 << 14  # stretches of a weight file that its digest takes in, and their bytes
+_CONTEXT = 2048  # of models that set no limit to it
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ class HostDirectory:
         return width
 
     @property
+    def context(self) -> int:
+        """Tokens that it sees."""
+        context: int = getattr(self.config.get_text_config(), "max_position_embeddings", _CONTEXT)
+        return context
+
+    @property
     def vocab(self) -> int:
         """Raw ids of its tokenizer."""
         return vocab_size(self.tokenizer)
@@ -64,10 +71,15 @@ class HostDirectory:
         model, loading = _quietly(self.path, "its weights", read)
         if missing := sorted(loading["missing_keys"]):
             raise HostError(f"a host has all its weights, but {self.path} lacks {len(missing)} of them, such as {missing[0]}")
-        if len(model.get_output_embeddings().weight) < self.vocab:
-            found = len(model.get_output_embeddings().weight)
+        if (found := len(model.get_output_embeddings().weight)) < self.vocab:
             raise HostError(f"a host predicts all ids of its tokenizer, but {self.path} has {self.vocab} and predicts {found}")
         return model.eval()
+
+    @property
+    def output_VD(self) -> torch.Tensor:
+        """What the last states are multiplied with to predict each id of the tokenizer."""
+        output: torch.Tensor = self.model.get_output_embeddings().weight[: self.vocab]
+        return output
 
     def check_tokenizer(self, tokenizer: Tokenizer, of: Path) -> None:
         """Refuse ids that mean something else to the host than to the corpus at `of`. Raises HostError."""
@@ -85,6 +97,10 @@ class HostDirectory:
             raise HostError(
                 f"memories go into layers that the host has, but {self.path} has {self.layers} (0 to {self.layers - 1}) and the "
                 f"recipe names {max(recipe.hash.host_layers)}; change hash.layers"
+            )
+        if told.context > self.context:
+            raise HostError(
+                f"{self.path} sees {self.context} tokens, but the recipe trains on stretches of {told.context}; lower host.context"
             )
         if told.foreign:
             for key, found in (("width", self.width), ("layers", self.layers), ("branches", 1)):

@@ -67,7 +67,7 @@ def make_host(recipe: Recipe, vocab: int, layout: Layout | None) -> Host:
 def make_foreign_host(directory: HostDirectory, recipe: Recipe, layout: Layout | None) -> ForeignHost:
     """The host in `directory`, with uninitialised memories in the same way."""
     memories = make_memories(recipe, directory.width, layout)
-    return ForeignHost(directory.model, directory.vocab, memories, recipe.trained_host)
+    return ForeignHost(directory.model, directory.vocab, directory.context, memories, recipe.trained_host)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engram_cli.errors import TrainingError
+from engram_cli.model.carrier import Carrier
 from engram_cli.model.data import Batches, HeldOut
 from engram_cli.model.feed import Fed, Feed
 from engram_cli.model.finite import first_lost, first_lost_module
-from engram_cli.model.host import Host
 from engram_cli.model.layer_rows import Gathered, LayerRows
 from engram_cli.model.table import TakesRows, look_up
 from engram_cli.recipe import TrainingRecipe
@@ -65,15 +66,12 @@ class Trainer:
     rates: from which steps on which learning rates, of the host and of rows, were in force.
     """
 
-    def __init__(self, host: Host, rows: Mapping[int, LayerRows], batches: Batches, recipe: TrainingRecipe) -> None:
+    def __init__(self, host: Carrier, rows: Mapping[int, LayerRows], batches: Batches, recipe: TrainingRecipe) -> None:
         self.host, self.rows, self.batches, self.recipe = host, rows, batches, recipe
         self.step_number = 0
         self.seconds = 0.0
         self.log: list[StepRecord] = []
-        matrices = [p for p in host.parameters() if p.ndim >= 2]
-        gains = [p for p in host.parameters() if p.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": gains, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)
+        self.optimizer = torch.optim.AdamW(_groups(host, recipe), betas=(0.9, 0.95), fused=True)
         self.feed = Feed(batches, rows, host.device)
         self.rates = [(0, recipe.learning_rate, recipe.row_learning_rate)]
         self._forward: Callable[..., Tensor] = torch.compile(host) if recipe.compile else host
@@ -139,7 +137,7 @@ class Trainer:
             raise self._lost("gradient", float(norm), first_lost(gradients))
         torch.nn.utils.clip_grads_with_norm_(trained, _CLIP, norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * rate
+            group["lr"] = group["initial_lr"] * rate
         self.optimizer.step()
         row_rate = self.recipe.row_learning_rate * rate
         self.feed.write({layer: self.rows[layer].update(item, row_rate) for layer, item in gathered.items()})
@@ -173,9 +171,21 @@ class Trainer:
         return token_losses(self.host, self.rows, layers, held_out)
 
 
+def _groups(host: Carrier, recipe: TrainingRecipe) -> list[dict[str, Any]]:
+    """What AdamW trains: gains without weight decay, and what was trained before at a learning rate of its own."""
+    before = {p for _, p in host.host_parameters()} if host.pretrained else set()
+    groups = []
+    for old, rate in ((False, recipe.learning_rate), (True, recipe.host_learning_rate)):
+        trained = [p for p in host.parameters() if p.requires_grad and (p in before) == old]
+        for decay, gains in ((recipe.weight_decay, False), (0.0, True)):
+            chosen = [p for p in trained if (p.ndim < 2) == gains]
+            groups.append({"params": chosen, "initial_lr": rate, "lr": rate, "weight_decay": decay})
+    return groups
+
+
 @torch.no_grad()
 def token_losses(
-    host: Host, rows: Mapping[int, TakesRows], layers: Sequence[LayerLayout], held_out: HeldOut
+    host: Carrier, rows: Mapping[int, TakesRows], layers: Sequence[LayerLayout], held_out: HeldOut
 ) -> npt.NDArray[np.float64]:
     """Loss of every target of `held_out` under `host` with the memories in `rows`, nats, f64 [S * T], computed in f32."""
     losses = []

@@ -26,10 +26,11 @@ import torch
 from engram_cli.corpus import count_model
 from engram_cli.corpus.artifact import NGrams
 from engram_cli.errors import RecipeError, TrainingError
-from engram_cli.model.build import Start, count_parameters, streams, train
+from engram_cli.model.build import count_parameters, train
 from engram_cli.model.data import Batches, HeldOut, layout_for
 from engram_cli.model.generate import decode_speed
 from engram_cli.model.placement import check_resources, place_rows
+from engram_cli.model.start import Start, streams
 from engram_cli.model.table import make_host, pick_device
 from engram_cli.model.train import Budget, Trainer
 from engram_cli.progress import SILENT, ProgressLike

@@ -16,8 +16,8 @@ import pytest
 from engram_cli.corpus.artifact import NGrams
 from engram_cli.errors import ArtifactError
 from engram_cli.model import checkpoint as module
-from engram_cli.model.build import Start
 from engram_cli.model.checkpoint import find_checkpoint, load_checkpoint, restore_rows, save_checkpoint, whole_step
+from engram_cli.model.start import Start
 from engram_cli.model.train import Trainer
 from engram_cli.recipe import ROW_OPTIMIZERS
 from engram_cli.store.artifact import scratch_path

@@ -24,7 +24,7 @@ Looked = dict[int, Tensor]
 def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tokenizer_path: Path) -> ForeignHost:
     """A tiny host of each kind, whose memories have a convolution and are not zero."""
     directory = open_host(write_host(tmp_path_factory.mktemp("host") / request.param, tokenizer_path, request.param))
-    made = ForeignHost(directory.model, directory.vocab, memories())
+    made = ForeignHost(directory.model, directory.vocab, directory.context, memories())
     generator = torch.Generator().manual_seed(1)
     for layer in CARRYING:
         made.memories[str(layer)].initialise(generator)  # type: ignore[operator]
@@ -106,7 +106,7 @@ def test_texts_go_on_from_the_places_they_are_given(host: ForeignHost, places: l
 @pytest.mark.parametrize(("trained", "expected"), [("none", 0), ("last", 1), ("all", LAYERS)])
 def test_as_much_of_a_host_is_trained_as_asked(tmp_path: Path, tokenizer_path: Path, trained: str, expected: int) -> None:
     directory = open_host(write_host(tmp_path / "host", tokenizer_path))
-    host = ForeignHost(directory.model, directory.vocab, memories(), trained)
+    host = ForeignHost(directory.model, directory.vocab, directory.context, memories(), trained)
     training = [block for block in host.blocks if all(p.requires_grad for p in block.parameters())]
     assert len(training) == expected
     assert not expected or training[-1] is host.blocks[-1]

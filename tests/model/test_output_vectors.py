@@ -20,7 +20,7 @@ def test_vectors_are_white_over_the_corpus(tokens_T: np.ndarray, size: int) -> N
     vectors_TC = output_vectors(output_VD, tokens_T, size, seed=0).vectors_VC[torch.from_numpy(tokens_T)]
     assert vectors_TC.shape == (len(tokens_T), size)
     torch.testing.assert_close(vectors_TC.mean(0), torch.zeros(size), atol=1e-4, rtol=0)
-    held = torch.linalg.eigvalsh(vectors_TC.T @ vectors_TC / len(tokens_T))  # all of its variance in as many directions as there are
+    held = torch.linalg.eigvalsh(vectors_TC.T @ vectors_TC / len(tokens_T))
     expected = torch.cat([torch.zeros(max(0, size - WIDTH)), torch.ones(min(size, WIDTH))])
     torch.testing.assert_close(held, expected, atol=1e-3, rtol=0)
 

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from engram_cli.corpus.artifact import NGrams
 from engram_cli.errors import TrainingError
 from engram_cli.model import train as module
-from engram_cli.model.build import Start
 from engram_cli.model.data import HeldOut
 from engram_cli.model.feed import Feed
 from engram_cli.model.row_store import HeldRows
+from engram_cli.model.start import Start
 from engram_cli.model.statistics import leave_one_out
 from engram_cli.model.train import Budget, Trainer
 from engram_cli.recipe import ROW_OPTIMIZERS

@@ -1,0 +1,128 @@
+"""Where training starts from: rows filled on disk, a host with memories, and the streams of an n-gram artifact.
+
+Shapes: R rows.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from engram_cli.corpus.artifact import NGrams
+from engram_cli.model.carrier import Carrier
+from engram_cli.model.data import Batches, Windowed
+from engram_cli.model.host import initialise
+from engram_cli.model.host_directory import HostDirectory
+from engram_cli.model.layer_rows import LayerRows
+from engram_cli.model.output_vectors import output_vectors
+from engram_cli.model.placement import state_width
+from engram_cli.model.row_optimizer import OPTIMIZERS
+from engram_cli.model.row_store import open_store
+from engram_cli.model.statistics import TokenVectors, fill_rows, initialise_host, token_vectors
+from engram_cli.model.table import make_foreign_host, make_host
+from engram_cli.model.train import Trainer
+from engram_cli.progress import SILENT, ProgressLike
+from engram_cli.recipe import Recipe
+from engram_cli.store.artifact import scratch_path
+from engram_cli.store.tensors import TensorSpec, create_tensors, map_tensor, read_tensor_specs, reserve
+from engram_cli.table.layout import Layout
+from engram_cli.table.rows import Rows, rows_file
+
+_RANDOM_SCALE = 0.02  # of rows with init = "random"
+
+
+def streams(ngrams: NGrams, layout: Layout | None) -> tuple[Windowed, Windowed]:
+    """The training and the held-out stream with what the layout's windows need (None: no windows)."""
+    training, held_out = (Windowed(ngrams.stream(held_out=held), ngrams.canonical_V, layout) for held in (False, True))
+    return training, held_out
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training starts from: the layout and its filled rows on disk (None for plain), and the corpus's token vectors
+    (None where nothing starts from statistics); host: a foreign one that gets the memory, None for ours. One start serves several
+    trainers: none of them changes it."""
+
+    vocab: int
+    layout: Layout | None
+    directory: Path
+    vectors: TokenVectors | None
+    host: HostDirectory | None = None
+
+    @classmethod
+    def make(
+        cls,
+        training: Windowed,
+        vocab: int,
+        recipe: Recipe,
+        layout: Layout | None,
+        directory: Path,
+        *,
+        host: HostDirectory | None = None,
+        fill: bool = True,
+        progress: ProgressLike = SILENT,
+    ) -> "Start":
+        """Initialise rows by `recipe.rows.init` in `directory`; with `fill` false they lie there already."""
+        vectors = None
+        if recipe.rows.init == "counts":
+            size = recipe.hash.heads * recipe.rows.dim
+            tokens_T, seed = training.stream.tokens_T, recipe.training.seed
+            if host is None:
+                vectors = token_vectors(tokens_T, vocab, size, recipe.host.width, seed)
+            else:
+                vectors = output_vectors(host.output_VD, tokens_T, size, seed)
+        layers = layout.layers if layout else ()
+        for number, layer in enumerate(layers):
+            progress.advance(number, len(layers), "layers")
+            if fill:
+                rows = Rows.create(directory / rows_file(layer.layer), layer.rows, recipe.rows.dim, recipe.rows.dtype)
+                reserve(directory / rows_file(layer.layer))
+                if recipe.rows.init == "random":
+                    _randomise(rows, recipe.training.seed + layer.layer)
+                if vectors is not None:
+                    fill_rows(layer, rows, _occurrences(directory, layer.layer, layer.rows), training, vectors)
+            progress.advance(number + 1, len(layers), "layers")
+        return cls(vocab, layout, directory, vectors, host)
+
+    def trainer(self, batches: Batches, recipe: Recipe, device: torch.device, where: str = "ram") -> Trainer:
+        """A new trainer: host initialised by the recipe's seed, rows opened `where` they shall live."""
+        host, vectors = self._make_host(recipe), self.vectors
+        if vectors is not None:
+            vectors = TokenVectors(vectors.vectors_VC.to(device), vectors.to_width_DC)
+        rows = {}
+        for layer in self.layout.layers if self.layout else ():
+            store = open_store(self.directory, layer.layer, state_width(recipe), where, device)
+            occurrences_R = _occurrences(self.directory, layer.layer) if vectors is not None else None
+            rows[layer.layer] = LayerRows(layer, store, OPTIMIZERS[recipe.training.row_optimizer], occurrences_R, vectors)
+        return Trainer(host.to(device), rows, batches, recipe.training)
+
+    def _make_host(self, recipe: Recipe) -> Carrier:
+        generator = torch.Generator().manual_seed(recipe.training.seed)
+        if self.host is not None:
+            foreign = make_foreign_host(self.host, recipe, self.layout)
+            foreign.initialise(generator)
+            return foreign
+        ours = make_host(recipe, self.vocab, self.layout)
+        initialise(ours, generator)
+        if self.vectors is not None:
+            initialise_host(ours, self.vectors)
+        return ours
+
+
+def _occurrences(directory: Path, layer: int, rows: int | None = None) -> npt.NDArray[np.float32]:
+    """How many occurrences each row holds, mapped: f32 [R]. With `rows`, a new file of zeros, open for writing."""
+    path = scratch_path(directory) / f"occurrences-{layer:02}.safetensors"
+    if rows is not None:
+        path.parent.mkdir(exist_ok=True)
+        create_tensors(path, {"occurrences": TensorSpec("F32", (rows,))})
+    return map_tensor(path, read_tensor_specs(path)["occurrences"], "r" if rows is None else "r+")
+
+
+def _randomise(rows: Rows, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    block = 1 << 16
+    for first in range(0, rows.count, block):
+        shape = (min(block, rows.count - first), rows.dim)
+        rows.put_range(first, generator.standard_normal(shape, dtype=np.float32) * np.float32(_RANDOM_SCALE))
