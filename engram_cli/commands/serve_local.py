@@ -28,6 +28,9 @@ def command(
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Of the random numbers: equal seeds, equal answers. [default: 0]")
     ] = None,
+    host: Annotated[
+        Path | None, typer.Option("--host", metavar="PATH", help="Where a foreign host is now, if not where it was.")
+    ] = None,
     device: Device = "auto",
     threads: Annotated[
         int, typer.Option(min=0, metavar="N", help="Threads to use; 0: as many as there are cores. Small hosts want 1.")
@@ -65,7 +68,7 @@ def command(
     sampling = Sampling(**{name: value for name, value in given.items() if value is not None})
     if threads:
         torch.set_num_threads(threads)
-    session = Session(open_table(table, device), sampling, memory=not no_memory)
+    session = Session(open_table(table, device, host), sampling, memory=not no_memory)
     session.reset(system)
     chat = Chat(session, as_json)
     if prompt is None:

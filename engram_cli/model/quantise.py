@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engram_cli.errors import LossError
+from engram_cli.model.carrier import Carrier
 from engram_cli.model.data import HeldOut
-from engram_cli.model.host import Host
 from engram_cli.model.train import token_losses
 from engram_cli.store.artifact import scratch_path
 from engram_cli.table.convert import RoundingError, stream
@@ -28,7 +28,7 @@ _NEW, _TRAINED = "quantised", "trained"
 class LossGate:
     """What a table's loss is measured with, and how many nats a token it may rise (max_loss, None: any number that is finite)."""
 
-    host: Host
+    host: Carrier
     layers: Sequence[LayerLayout]
     held_out: HeldOut
     max_loss: float | None

@@ -22,6 +22,8 @@ from engram_cli.model.checkpoint import find_checkpoint
 from engram_cli.model.data import Batches, HeldOut, layout_for
 from engram_cli.model.generate import Decoder
 from engram_cli.model.layer_rows import LayerRows, Updated
+from engram_cli.model.placement import check_resources, place_rows, rows_bytes
+from engram_cli.model.start import streams
 from engram_cli.model.table import open_table
 from engram_cli.model.train import Budget, Trainer, token_losses
 from engram_cli.progress import Amounts, Silent

@@ -70,7 +70,7 @@ def test_a_memory_learns_and_the_host_stays_as_it_is(ngrams: NGrams, host: HostD
     before = trainer.evaluate(held_out)
     for _ in range(30):
         trainer.step(0.1)
-    assert trainer.evaluate(held_out) < before - 0.1
+    assert trainer.evaluate(held_out) < before - 0.02
     assert all(torch.equal(parameter, weights[name]) for name, parameter in trainer.host.host_parameters())
 
 
