@@ -263,8 +263,7 @@ def count_parameters(host: Carrier, rows: int) -> dict[str, int]:
 
 
 def _fingerprint(ngrams: NGrams, recipe: Recipe, budget: Budget, host: HostDirectory | None) -> str:
-    """What run a checkpoint belongs to: n-grams, budget, a foreign host, and the recipe without the learning rates: a lost loss goes
-    on with others."""
+    """What run a checkpoint belongs to: n-grams, budget, host and recipe, but no learning rates: a lost loss needs others."""
     training = dataclasses.replace(recipe.training, learning_rate=1.0, host_learning_rate=1.0, row_learning_rate=1.0)
     rateless = dataclasses.replace(recipe, training=training).to_toml()
     parts = [ngrams.artifact.digest, rateless, dataclasses.asdict(budget), host and host.digest]
