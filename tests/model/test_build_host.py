@@ -11,6 +11,7 @@ import torch
 from engram_cli.corpus.artifact import NGrams
 from engram_cli.errors import HostError
 from engram_cli.model import build as module
+from engram_cli.model.beams import beam_search
 from engram_cli.model.build import build
 from engram_cli.model.foreign import ForeignHost
 from engram_cli.model.generate import Decoder, Sampling, generate
@@ -113,6 +114,17 @@ def whole_pass(table: Table, ids: list[int], memory: bool) -> torch.Tensor:
     looked_up = table.look_up(decoder.windows(0, len(ids))[None]) if memory else None
     with torch.no_grad():
         return table.host(torch.tensor([ids]), looked_up)[0, -1]
+
+
+def test_beams_over_a_foreign_host_are_as_likely_as_the_whole_pass_says(built: Artifact, ngrams: NGrams) -> None:
+    """Ids, keys, values and convolutions of a text move together when it goes on from another's."""
+    table, ids = open_table(built.path, "cpu"), document(ngrams, 6)
+    found = beam_search(table, ids, 4, 5)
+    assert len(found) == 4
+    for beam in found:
+        text = [*ids, *beam.ids, *([table.end] if beam.ended else [])]
+        steps = [whole_pass(table, text[:at], True).log_softmax(-1)[text[at]] for at in range(len(ids), len(text))]
+        assert beam.log_probability == pytest.approx(float(sum(steps)), abs=1e-3)
 
 
 @pytest.mark.parametrize("trained", ["memory+last", "memory+all"])
