@@ -242,7 +242,7 @@ class Recipe:
     def check_buildable(self, *, host_given: bool = False) -> None:
         """Refuse what is told of someone else's table and cannot be trained here. Raises RecipeError."""
         ours = host_given or not self.host.foreign
-        _rule(ours, "host.name", f"{OUR_HOST}, the one host that is trained here", self.host.name)
+        _rule(ours, "host.name", f"{OUR_HOST}, the one host that is trained here without --host", self.host.name)
         trained = self.rows.dtype in BUILT_TYPES
         _rule(trained, "rows.dtype", f"one of {', '.join(BUILT_TYPES)}, the types that are trained here", self.rows.dtype)
 

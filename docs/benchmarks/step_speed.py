@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from engram_cli.corpus.artifact import open_ngrams
-from engram_cli.model.build import Start, streams
 from engram_cli.model.checkpoint import save_checkpoint
 from engram_cli.model.data import Batches, layout_for
 from engram_cli.model.placement import place_rows, rows_bytes
+from engram_cli.model.start import Start, streams
 from engram_cli.model.train import Trainer
 from engram_cli.recipe import HashRecipe, Recipe, RowsRecipe
 from engram_cli.store.resources import format_bytes, free_memory, resident_memory
