@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from engram_cli.report.convert import convert as convert
     from engram_cli.report.diff import diff as diff
     from engram_cli.report.inspect import inspect as inspect
+    from engram_cli.report.plan import plan as plan
     from engram_cli.report.report import read_report as read_report
     from engram_cli.report.report import write_report as write_report
     from engram_cli.report.stored import inspect_checkpoint as inspect_checkpoint
@@ -50,6 +51,7 @@ _HOMES = {
     "open_ngrams": "corpus.artifact",
     "open_stored_table": "table.formats",
     "open_table": "model.table",
+    "plan": "report.plan",
     "read_report": "report.report",
     "verify": "report.verify",
     "write_report": "report.report",

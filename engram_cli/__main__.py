@@ -19,7 +19,20 @@ import typer.main
 from engram_cli import __version__
 from engram_cli.errors import EngramError
 
-COMMANDS = ("extract", "merge", "build", "collisions", "serve-local", "bench", "inspect", "convert", "diff", "verify")
+COMMANDS = (
+    "extract",
+    "merge",
+    "plan",
+    "build",
+    "collisions",
+    "serve-local",
+    "bench",
+    "sweep",
+    "inspect",
+    "convert",
+    "diff",
+    "verify",
+)
 app = typer.Typer(name="engram", rich_markup_mode=None, pretty_exceptions_enable=False)
 
 

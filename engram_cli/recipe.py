@@ -239,6 +239,11 @@ class Recipe:
         """What is trained of the host: none, last (its last block) or all."""
         return PARTS[self.training.parts] or ("none" if self.host.foreign else "all")
 
+    @property
+    def buildable(self) -> bool:
+        """Whether it can be trained here without a host of someone else's: our host, and a row type that takes small steps."""
+        return not self.host.foreign and self.rows.dtype in BUILT_TYPES
+
     def check_buildable(self, *, host_given: bool = False) -> None:
         """Refuse what is told of someone else's table and cannot be trained here. Raises RecipeError."""
         ours = host_given or not self.host.foreign

@@ -21,6 +21,7 @@ DOCUMENTS = 150  # of each corpus file
 SMALLER = {
     r"--train-tokenizer \d+": "--train-tokenizer 400",
     r"--minutes [\d.]+": "--tokens 512",
+    r"--memory \S+": "--memory 8MiB --no-measure",
     r"train_vocab=\d+": "train_vocab=400",
     r"seconds=\d+": "tokens=512",
 }

@@ -47,14 +47,23 @@ class Curve:
 
     def coverage(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """(grams, share), [P] each: the share of all occurrences that the 1, 2, 4, ... most frequent grams hold, at last all."""
-        rank_C, count_C = self.zipf()
+        rank_C, _ = self.zipf()
         if not len(rank_C):
             return np.empty(0, np.int64), np.empty(0)
         top_P = np.append(2 ** np.arange(int(rank_C[-1]).bit_length() - (rank_C[-1].bit_count() == 1)), rank_C[-1])
+        return top_P, self._held(top_P) / self.occurrences
+
+    def held_by(self, top: int) -> float:
+        """The share of all occurrences that the `top` most frequent grams hold; 1 where there are no more."""
+        return float(self._held(np.array([min(top, self.distinct)]))[0]) / self.occurrences if self.occurrences else 1.0
+
+    def _held(self, top_P: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The occurrences of so many of the most frequent grams, int64 [P]."""
+        rank_C, count_C = self.zipf()
         held_C = np.cumsum(count_C * np.diff(rank_C, prepend=0))
         at_P = np.searchsorted(rank_C, top_P)
-        held_P = held_C[at_P] - (rank_C[at_P] - top_P) * count_C[at_P]
-        return top_P, held_P / held_C[-1]
+        held_P: npt.NDArray[np.int64] = held_C[at_P] - (rank_C[at_P] - top_P) * count_C[at_P]
+        return held_P
 
     def growth(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """(tokens, distinct grams), [P] each: how many are expected among so many tokens drawn from all, each as likely (Heaps).

@@ -28,9 +28,13 @@ def check_resources(layout: Layout, recipe: Recipe, directory: Path, written: Ro
     disk = layout.rows * (row_bytes + 4 * state_width(recipe) + 4)  # with the occurrences of each row
     need_disk(directory, disk, f"a table of {layout.rows:,} rows x {row_bytes} bytes", _SMALLER)
     if recipe.rows.init == "counts":
-        largest = max(prime for layer in layout.layers for prime in layer.primes_H)
-        memory = torch.get_num_threads() * largest * (recipe.rows.dim + 1) * 4
-        need_memory(memory, f"filling {layout.rows:,} rows", _SMALLER)
+        need_memory(filling_memory(layout, recipe.rows.dim), f"filling {layout.rows:,} rows", _SMALLER)
+
+
+def filling_memory(layout: Layout, dim: int) -> int:
+    """Bytes of memory that filling rows of `dim` numbers from counts takes: a head for each thread."""
+    largest = max(prime for layer in layout.layers for prime in layer.primes_H)
+    return torch.get_num_threads() * largest * (dim + 1) * 4
 
 
 def rows_bytes(layout: Layout, recipe: Recipe) -> int:

@@ -82,7 +82,7 @@ class Start:
                 if recipe.rows.init == "random":
                     _randomise(rows, recipe.training.seed + layer.layer)
                 if vectors is not None:
-                    fill_rows(layer, rows, _occurrences(directory, layer.layer, layer.rows), training, vectors)
+                    fill_rows(layer, rows, occurrences(directory, layer.layer, layer.rows), training, vectors)
             progress.advance(number + 1, len(layers), "layers")
         return cls(vocab, layout, directory, vectors, host)
 
@@ -94,7 +94,7 @@ class Start:
         rows = {}
         for layer in self.layout.layers if self.layout else ():
             store = open_store(self.directory, layer.layer, state_width(recipe), where, device)
-            occurrences_R = _occurrences(self.directory, layer.layer) if vectors is not None else None
+            occurrences_R = occurrences(self.directory, layer.layer) if vectors is not None else None
             rows[layer.layer] = LayerRows(layer, store, OPTIMIZERS[recipe.training.row_optimizer], occurrences_R, vectors)
         return Trainer(host.to(device), rows, batches, recipe.training)
 
@@ -111,7 +111,7 @@ class Start:
         return ours
 
 
-def _occurrences(directory: Path, layer: int, rows: int | None = None) -> npt.NDArray[np.float32]:
+def occurrences(directory: Path, layer: int, rows: int | None = None) -> npt.NDArray[np.float32]:
     """How many occurrences each row holds, mapped: f32 [R]. With `rows`, a new file of zeros, open for writing."""
     path = scratch_path(directory) / f"occurrences-{layer:02}.safetensors"
     if rows is not None:

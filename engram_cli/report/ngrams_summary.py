@@ -67,7 +67,7 @@ def summarise(ngrams: NGrams) -> Report:
     notes = [] if facts["held_out_documents"] else ["No document is held out: nothing can be evaluated on this corpus."]
     if text := windows.warning(facts):
         notes.append(f"{text[0].upper()}{text[1:]}.")
-    spectra, sample = _spectra(ngrams), windows.stored(ngrams.artifact)
+    spectra, sample = read_spectra(ngrams), windows.stored(ngrams.artifact)
     sampled = {} if sample is None else windows.by_length(sample)
     tables = {
         "orders": table(ORDERS, _orders(facts, spectra), title="Grams"),
@@ -106,7 +106,7 @@ def _facts(ngrams: NGrams) -> Iterator[tuple[str, Scalar | Measure]]:
     yield "end token", "none" if ngrams.end is None else ngrams.tokenizer.id_to_token(ngrams.end)
 
 
-def _spectra(ngrams: NGrams) -> dict[int, curves.Curve]:
+def read_spectra(ngrams: NGrams) -> dict[int, curves.Curve]:
     """The spectra of the counts. Raises ArtifactError where one does not add up to the tokens, as every order's does."""
     spectra = curves.from_arrow(ngrams.artifact.table(curves.FILE, SPECTRUM))
     tokens = ngrams.artifact.manifest.facts["tokens"]

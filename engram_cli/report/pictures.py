@@ -183,6 +183,59 @@ def _draw_table(report: Report, directory: Path) -> Path:
     return save_figure(figure, directory / "table.png")
 
 
+def _draw_sweep(report: Report, directory: Path) -> Path:
+    """Loss against rows, with a line through it and the host alone as a level; loss against the share of parameters in rows."""
+    panels = [name for name in ("rows", "shares") if name in report.tables]
+    figure, axes = new_figure(1, len(panels), 5.6 * len(panels) + 0.6, 4.3)
+    runs = report.tables["runs"].to_pylist()
+    for axis, name in zip(axes[0], panels, strict=True):
+        if name == "rows":
+            _draw_sizes(axis, report.tables["rows"].to_pylist(), runs)
+        else:
+            _draw_shares(axis, report.tables["shares"].to_pylist(), runs)
+        axis.set(ylabel="held-out loss, nats per token")
+    figure.suptitle(report.title, fontsize=12, fontweight="bold")
+    return save_figure(figure, directory / "sweep.png")
+
+
+def _draw_sizes(axis: Any, records: list[dict[str, Any]], runs: list[dict[str, Any]]) -> None:
+    for line, level, colour, marker in zip(("counts", "random"), ("plain+statistics", "plain"), COLOURS, MARKERS, strict=False):
+        points = [(run["rows"], run["loss"]) for run in runs if run["line"] == line]
+        if points:
+            axis.plot(
+                *zip(*points, strict=True),
+                marker,
+                color=colour,
+                markersize=5,
+                fillstyle="none",
+                label=f"rows from {line}" if line == "counts" else "random rows",
+            )
+            means = [(record["rows"], record["loss"]) for record in records if record["line"] == line]
+            x = np.log2([rows for rows, _ in means])
+            if len(means) > 1:
+                slope, start = np.polyfit(np.log2([rows for rows, _ in points]), [loss for _, loss in points], 1)
+                axis.plot(2.0**x, start + slope * x, color=colour, linewidth=1.2)
+        for record in records:
+            if record["line"] == level:
+                axis.axhline(record["loss"], color=colour, linewidth=1.2, linestyle="--", label=level)
+    axis.set(xscale="log", xlabel="rows of the table", title="What rows are worth")
+    axis.xaxis.set_major_formatter(_in_thousands)
+    axis.legend(frameon=False, fontsize=8.5)
+
+
+def _draw_shares(axis: Any, records: list[dict[str, Any]], runs: list[dict[str, Any]]) -> None:
+    points = [(100 * run["share"], run["loss"]) for run in runs if run["line"] == "shares"]
+    axis.plot(*zip(*points, strict=True), "o", color=COLOURS[0], markersize=5, fillstyle="none")
+    axis.plot(
+        [100 * record["share"] for record in records], [record["loss"] for record in records], color=COLOURS[0], linewidth=1.2
+    )
+    axis.set(
+        xlim=(-3, 103),
+        xlabel="share of the parameters in rows, %",
+        title=f"At {records[0]['parameters'] / 1e6:.1f} M parameters in all",
+    )
+
+
 def _draw_orders(axis: Any, report: Report, name: str, x: str, y: str, scale: float = 1.0) -> None:
     """A line for each order from the columns `x`, on a logarithmic scale, and `y` of a table."""
     points = report.tables[name].to_pylist()
@@ -205,5 +258,6 @@ _PAINTERS: Mapping[str, Callable[[Report, Path], Path]] = {
     "bench": _draw_bench,
     "collisions": _draw_collisions,
     "ngrams": _draw_ngrams,
+    "sweep": _draw_sweep,
     "table-stats": _draw_table,
 }

@@ -74,11 +74,16 @@ def need_memory(wanted: int, what: str, way_out: str) -> None:
     need_room(wanted, free_memory(), what, "memory", way_out)
 
 
-def need_disk(directory: Path, wanted: int, what: str, way_out: str) -> None:
-    """Raise ResourceError where `wanted` bytes for `what` are more than the disk of `directory` (or its nearest parent) has."""
+def free_disk(directory: Path) -> int:
+    """Bytes free on the disk of `directory`, or of its nearest parent that exists."""
     while not directory.exists():
         directory = directory.parent
-    need_room(wanted, shutil.disk_usage(directory).free, what, "disk", way_out)
+    return shutil.disk_usage(directory).free
+
+
+def need_disk(directory: Path, wanted: int, what: str, way_out: str) -> None:
+    """Raise ResourceError where `wanted` bytes for `what` are more than the disk of `directory` (or its nearest parent) has."""
+    need_room(wanted, free_disk(directory), what, "disk", way_out)
 
 
 def need_room(wanted: int, free: int, what: str, where: str, way_out: str) -> None:
