@@ -4,8 +4,8 @@ Every token gets a vector that stands for it *as something that comes next*: pos
 tokens, truncated SVD (Levy and Goldberg 2014). They are made as unlike each other as their number allows, since a row names
 its tokens by them (rows_from_counts.py): of equal length, centred by frequency, with the same variance in every direction, and
 turned by a random orthogonal matrix, so that each head holds an even share.
-The host starts in the same coordinates: its (tied) embedding is the token vectors, its bias how many others tokens follow, and W_V of a
-memory adds the rows of all orders up.
+The host starts in the same coordinates: its (tied) embedding is the token vectors, its bias how many others tokens follow, and W_V
+of a memory adds the rows of all orders up.
 Shapes: V vocabulary, C = heads of an order * numbers of a row, D width.
 """
 

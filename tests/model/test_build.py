@@ -173,7 +173,7 @@ def test_the_facts_are_true(ngrams: NGrams, uninterrupted: Artifact) -> None:
     facts, table = uninterrupted.manifest.facts, open_table(uninterrupted.path, "cpu")
     width, vocab, ff = TINY.host.width, ngrams.vocab, TINY.host.feed_forward
     assert facts["parameters"] == {
-        "host": vocab * width + 2 * (4 * width * width + 3 * width * ff + 2 * width) + width,
+        "host": vocab * width + 2 * (4 * width * width + 3 * width * ff + 2 * width) + width + vocab,
         "memory": 2 * (2 * width * 6 * 4 + 2 * width),
         "rows": sum(rows.count * rows.dim for rows in table.rows.values()),
     }
