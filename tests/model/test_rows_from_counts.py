@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from engram_cli.corpus import count_model
@@ -49,6 +49,14 @@ def filled(layer: LayerLayout, source: Windowed, vectors_VM: torch.Tensor) -> tu
         return np.array(rows.take(layer.row_ids(source.windows(0, len(source.stream.tokens_T) - 1)))), tensors
 
 
+def apart(layer: LayerLayout, source: Windowed) -> None:
+    """Give up an example in which different grams share a row."""
+    windows_TN = source.windows(0, len(source.stream.tokens_T) - 1)
+    ids_TH = layer.row_ids(windows_TN)
+    for head, order in enumerate(layer.orders_H):
+        assume(len(np.unique(ids_TH[:, head])) == len(np.unique(windows_TN[:, :order], axis=0)))
+
+
 def said(values_THE: npt.NDArray[np.float32], vectors_VM: torch.Tensor, orders: int) -> npt.NDArray[np.float32]:
     """What rows add to the logits, by order: [T, orders, V]."""
     said_TOV: npt.NDArray[np.float32] = values_THE.reshape(len(values_THE), orders, -1) @ vectors_VM.numpy().T
@@ -79,9 +87,11 @@ def test_rows_of_all_orders_add_up_to_the_log_probabilities_of_what_followed(
 ) -> None:
     """Between tokens that followed the longest gram; vectors are orthogonal and nothing is charged for length."""
     source, vectors_VM = windowed(documents, VOCAB, max(orders)), unlike_vectors()
+    layer = layer_of(*range(1, max(orders) + 1))
+    apart(layer, source)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows_from_counts, "_PENALTY", 1e-6)
-        values_THE, _ = filled(layer_of(*range(1, max(orders) + 1)), source, vectors_VM)
+        values_THE, _ = filled(layer, source, vectors_VM)
     counted = Counted(source, max(orders), VOCAB)
     tokens_T = source.stream.tokens_T
     gram_T = rows_from_counts.pack(source.windows(0, len(tokens_T) - 1), tokens_T[1:], max(orders), counted.bits)
@@ -174,6 +184,7 @@ def left_out(layer: LayerLayout, source: Windowed, vectors_VM: torch.Tensor) -> 
 @settings(max_examples=30)
 def test_a_gram_that_was_seen_once_holds_nothing_when_that_is_left_out(documents: list[list[int]], orders: tuple[int, ...]) -> None:
     source = windowed(documents, VOCAB, max(orders))
+    apart(layer_of(*orders), source)
     _, left_THE = left_out(layer_of(*orders), source, unlike_vectors())
     windows_TN = source.windows(0, len(left_THE))
     for place, order in enumerate(orders):
