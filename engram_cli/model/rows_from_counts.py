@@ -182,7 +182,7 @@ class _Filling:
     def fit(self) -> None:
         """Fill the rows of grams that many tokens followed. One more occurrence of a token moves its logit by about M over the
         number of all of them, so more than that is not taken for its own."""
-        level, numbers = self.order.level, self.vectors_VM.shape[1]
+        level = self.order.level
         many_P = np.flatnonzero(self.owned_CH.any(axis=1) & (self.followed_C > _MANY))
         step = max(1, _DENSE // self.counted.vocab)
         for first in range(0, len(many_P), step):
@@ -195,7 +195,8 @@ class _Filling:
             for context, row_M in zip(at_P.tolist(), rows_PM, strict=True):
                 grams = slice(self.order.level.starts_C1[context], self.order.level.starts_C1[context + 1])
                 tokens_G = torch.from_numpy((level.gram_G[grams] & self.counted.low).astype(np.int64))
-                weight_G = self.vectors_VM[tokens_G] @ row_M / numbers
+                vectors_GM = self.vectors_VM[tokens_G]
+                weight_G = vectors_GM @ row_M / vectors_GM.square().sum(1).clamp_min(1e-12)
                 self.weight_G[grams] = weight_G.clamp(0, 1 / float(level.total_C[context])).numpy()
 
     def _put(self, at_P: Ids, rows_PM: Floats) -> None:

@@ -30,11 +30,12 @@ _FAINT = 0.1  # gain of the host's side of a memory's gates, so that all start a
 class TokenVectors:
     """vectors_VC: f32, of length sqrt(C), by which a row names tokens; to_width_DC: from there to the host's coordinates (the
     strongest directions first), orthonormal rows as far as C reaches; log_spread_V: of the share of
-    distinct pairs of adjacent tokens in which it is the second, which is what Kneser-Ney begins with."""
+    distinct pairs of adjacent tokens in which it is the second, which is what Kneser-Ney begins with
+    (None: a foreign host has its own)."""
 
     vectors_VC: Tensor
     to_width_DC: Tensor
-    log_spread_V: Tensor
+    log_spread_V: Tensor | None = None
 
 
 def token_vectors(tokens_T: npt.NDArray[np.integer], vocab: int, size: int, width: int, seed: int) -> TokenVectors:
@@ -90,7 +91,8 @@ def initialise_host(host: Host, vectors: TokenVectors) -> None:
     with torch.no_grad():
         embedding_VD = vectors.vectors_VC @ vectors.to_width_DC.T * EMBEDDING_SCALE
         host.embedding.weight[:, :reached] = embedding_VD[:, :reached]
-        host.bias.copy_(vectors.log_spread_V)
+        if vectors.log_spread_V is not None:
+            host.bias.copy_(vectors.log_spread_V)
         if host.recipe.layers in host.memory_layers:
             host.final_norm.weight.fill_(_QUIET)
         for layer in host.memory_layers:
