@@ -60,7 +60,7 @@ class HashRecipe:
 
     def check(self) -> None:
         _rule(self.family in FAMILIES, "hash.family", f"one of {', '.join(FAMILIES)}", self.family)
-        _rule(self.orders and min(self.orders) >= 2, "hash.orders", "numbers from 2 up", self.orders)
+        _rule(self.orders and min(self.orders) >= 1, "hash.orders", "numbers from 1 up", self.orders)
         _rule(list(self.orders) == sorted(set(self.orders)), "hash.orders", "distinct and ascending", self.orders)
         _rule(max(self.orders) <= 6, "hash.orders", "at most 6", self.orders)
         _rule(self.heads >= 1, "hash.heads", "1 or more", self.heads)
@@ -230,9 +230,9 @@ class Recipe:
             section.check()
         whole = self.host.foreign or self.trained_host == "all"
         _rule(whole, "training.parts", f"auto or memory+all with a host called {OUR_HOST}", self.training.parts)
-        fits = self.host.foreign or max(self.hash.host_layers) < self.host.layers
-        last = FAMILIES[self.hash.family] + self.host.layers - 1
-        _rule(fits, "hash.layers", f"at most {last} in a host of {self.host.layers} layers", self.hash.layers)
+        fits = self.host.foreign or max(self.hash.host_layers) <= self.host.layers
+        last = FAMILIES[self.hash.family] + self.host.layers
+        _rule(fits, "hash.layers", f"at most {last}, the output, in a host of {self.host.layers} layers", self.hash.layers)
 
     @property
     def trained_host(self) -> str:

@@ -24,27 +24,35 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class _Level:
-    """One order: its grams with their discounted counts, and for each context the total and the weight of the shorter one.
+class Level:
+    """One order: its grams with their counts, and for each context the total and the weight of the shorter one.
 
-    gram_G sorted; discounted_G = count - D(count); context_C sorted; total_C; backoff_C = gamma * total.
+    gram_G sorted, the predicted token in the low bits; count_G u64, or continuation counts; discounts: D(0) to D(3 and more), f64
+    [4]; context_C sorted; starts_C1: the first gram of each context, and one past the last; total_C; backoff_C = gamma * total.
     """
 
     gram_G: Keys
-    discounted_G: Floats
+    count_G: npt.NDArray[np.integer]
+    discounts: Floats
     context_C: Keys
+    starts_C1: npt.NDArray[np.int64]
     total_C: Floats
     backoff_C: Floats
 
     @classmethod
-    def estimate(cls, gram_G: Keys, count_G: npt.NDArray[np.int64], bits: int) -> "_Level":
+    def estimate(cls, gram_G: Keys, count_G: npt.NDArray[np.integer], bits: int) -> "Level":
         discounts = _discounts(count_G)
-        removed_G = discounts[np.minimum(count_G, 3)]
         context_G = gram_G >> np.uint64(bits)
         first_C = np.flatnonzero(np.r_[True, context_G[1:] != context_G[:-1]])
         total_C = np.add.reduceat(count_G, first_C).astype(np.float64)
-        backoff_C = np.add.reduceat(removed_G, first_C)
-        return cls(gram_G, count_G - removed_G, context_G[first_C], total_C, backoff_C)
+        backoff_C = np.add.reduceat(discounts[np.minimum(count_G, 3)], first_C)
+        return cls(gram_G, count_G, discounts, context_G[first_C], np.append(first_C, len(gram_G)), total_C, backoff_C)
+
+    @property
+    def discounted_G(self) -> Floats:
+        """count - D(count)."""
+        discounted_G: Floats = self.count_G - self.discounts[np.minimum(self.count_G, 3)]
+        return discounted_G
 
     def apply(self, gram_T: Keys, bits: int, lower_T: Floats) -> Floats:
         """p(w | h) at each position, given p(w | h') there; a context never seen passes the lower order on."""
@@ -63,7 +71,7 @@ class CountModel:
 
     order: int
     vocab: int
-    levels: tuple[_Level, ...]
+    levels: tuple[Level, ...]
 
     @property
     def bits(self) -> int:
@@ -97,18 +105,19 @@ def estimate(stream: Stream, vocab: int, order: int = 4) -> CountModel:
         raise CorpusError(f"a gram of the count model must fit 64 bits, but {order} ids x {bits} bits do not; use a lower order")
     if len(stream.tokens_T) < 2:
         raise CorpusError(f"a count model needs at least 2 tokens, but the corpus has {len(stream.tokens_T)}; give it more text")
-    levels: list[_Level] = []
-    highest = order
-    above: Keys | None = None
-    for length, gram_T in reversed(list(enumerate(_grams(stream, order, bits, vocab), start=1))):
-        gram_G, count_G = np.unique(gram_T, return_counts=True)
-        if length < highest:  # in how many contexts, one token longer, the gram was seen
-            assert above is not None
-            shorter = above & np.uint64((1 << (bits * length)) - 1)
-            count_G = np.unique(shorter, return_counts=True)[1]
-        levels.append(_Level.estimate(gram_G, count_G, bits))
-        above = gram_G
-    return CountModel(order, vocab, tuple(reversed(levels)))
+    return CountModel(order, vocab, estimate_levels(_grams(stream, order, bits, vocab)[-1], order, bits))
+
+
+def estimate_levels(gram_T: Keys, order: int, bits: int) -> tuple[Level, ...]:
+    """The levels of a model of `order`, the lowest first, from all its occurrences of grams of that length: `bits` an id, the
+    predicted one in the low bits, the oldest in the high ones. Below the highest order it is counted in how many contexts, one
+    token longer, a gram was seen."""
+    gram_G, count_G = np.unique(gram_T, return_counts=True)
+    levels = [Level.estimate(gram_G, count_G, bits)]
+    for length in range(order - 1, 0, -1):
+        gram_G, count_G = np.unique(gram_G & np.uint64((1 << (bits * length)) - 1), return_counts=True)
+        levels.append(Level.estimate(gram_G, count_G, bits))
+    return tuple(reversed(levels))
 
 
 def _grams(stream: Stream, order: int, bits: int, vocab: int) -> list[Keys]:
@@ -127,7 +136,7 @@ def _grams(stream: Stream, order: int, bits: int, vocab: int) -> list[Keys]:
     return grams
 
 
-def _discounts(count_G: npt.NDArray[np.int64]) -> Floats:
+def _discounts(count_G: npt.NDArray[np.integer]) -> Floats:
     """D(0) = 0, D(1), D(2), D(3 and more) from the counts of counts (Chen and Goodman 1998, equation 26).
 
     Where too few grams have these counts to estimate from, KenLM's fallback of 0.5, 1, 1.5 is used.

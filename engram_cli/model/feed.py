@@ -51,4 +51,4 @@ class Feed:
 
     def _read(self, step: int) -> Fed:
         batch = self.batches[step]
-        return Fed(batch, {layer: rows.gather(batch.windows_BTN, self.device) for layer, rows in self.rows.items()})
+        return Fed(batch, {layer: rows.gather(batch, self.device) for layer, rows in self.rows.items()})

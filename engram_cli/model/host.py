@@ -124,6 +124,7 @@ class Host(Carrier):
         self.embedding = nn.Embedding(vocab, recipe.width)
         self.blocks = nn.ModuleList(Block(recipe) for _ in range(recipe.layers))
         self.final_norm = nn.RMSNorm(recipe.width, eps=1e-6)
+        self.bias = nn.Parameter(torch.zeros(vocab))
         cosine, sine = _rotation_tables(recipe.context, recipe.width // recipe.heads)
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
@@ -135,10 +136,11 @@ class Host(Carrier):
         self, tokens_BT: Tensor, memory: Mapping[int, Tensor] | None = None, cache: CacheLike | None = None, last: int = 0
     ) -> Tensor:
         assert cache is None or isinstance(cache, Cache)
-        return F.linear(self.hidden(tokens_BT, memory, cache)[:, -last:], self.embedding.weight)
+        return F.linear(self.hidden(tokens_BT, memory, cache)[:, -last:], self.embedding.weight, self.bias)
 
     def hidden(self, tokens_BT: Tensor, memory: Mapping[int, Tensor] | None = None, cache: Cache | None = None) -> Tensor:
-        """The last hidden states [B, T, D], normalised; `forward` multiplies them with the embedding."""
+        """The last hidden states [B, T, D], normalised, with what a memory at the output adds; `forward` multiplies them with the
+        embedding."""
         first = cache.length if cache else 0
         last = first + tokens_BT.shape[1]
         assert last <= self.recipe.context, f"{last} tokens in a context of {self.recipe.context}"
@@ -150,8 +152,11 @@ class Host(Carrier):
             hidden_BTD = block(hidden_BTD, rotation_TC, layer, cache)
         if cache is not None:
             cache.length = last
-        normed: Tensor = self.final_norm(hidden_BTD)
-        return normed
+        normed_BTD: Tensor = self.final_norm(hidden_BTD)
+        output = self.recipe.layers
+        if memory is not None and output in memory:
+            normed_BTD = normed_BTD + self.remember(output, normed_BTD, memory[output], cache)
+        return normed_BTD
 
 
 def initialise(host: Host, generator: torch.Generator) -> None:
@@ -160,7 +165,7 @@ def initialise(host: Host, generator: torch.Generator) -> None:
     shrink = (2 * host.recipe.layers) ** -0.5
     for name, parameter in host.host_parameters():
         if parameter.ndim < 2:
-            nn.init.ones_(parameter)
+            nn.init.constant_(parameter, float(name != "bias"))
             continue
         deviation = 0.02 if name.startswith("embedding") else parameter.shape[1] ** -0.5
         if name.endswith(("attention.output.weight", "feed_forward.down.weight")):

@@ -98,10 +98,6 @@ class HostDirectory:
                 f"memories go into layers that the host has, but {self.path} has {self.layers} (0 to {self.layers - 1}) and the "
                 f"recipe names {max(recipe.hash.host_layers)}; change hash.layers"
             )
-        if told.context > self.context:
-            raise HostError(
-                f"{self.path} sees {self.context} tokens, but the recipe trains on stretches of {told.context}; lower host.context"
-            )
         if told.foreign:
             for key, found in (("width", self.width), ("layers", self.layers), ("branches", 1)):
                 if getattr(told, key) not in (found, getattr(HostRecipe, key)):
@@ -109,6 +105,10 @@ class HostDirectory:
         name = told.name if told.foreign else self.path.stem
         if name == OUR_HOST:
             raise HostError(f"{OUR_HOST} is the name of the host that is trained here; give the directory {self.path} another")
+        if told.context > self.context:
+            raise HostError(
+                f"{self.path} sees {self.context} tokens, but the recipe trains on stretches of {told.context}; lower host.context"
+            )
         host = HostRecipe(name=name, width=self.width, layers=self.layers, context=told.context)
         return replace(recipe, host=host)
 

@@ -10,14 +10,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engram_cli.model.data import Batch
 from engram_cli.model.row_optimizer import RowOptimizer
 from engram_cli.model.row_store import Changes, RowStore
-from engram_cli.model.statistics import TokenVectors, leave_one_out
+from engram_cli.model.rows_from_counts import LeftOut
 from engram_cli.store.matrix import Ids
 from engram_cli.table.layout import LayerLayout
 from engram_cli.table.row_types import Floats
@@ -26,13 +26,13 @@ from engram_cli.table.row_types import Floats
 @dataclass
 class Gathered:
     """The distinct rows of one batch: ids_U ascending, the leaf that receives their gradient, their optimizer state, where each
-    position's rows are in it, and how many occurrences they were counted from (None where they were not)."""
+    position's rows are in it, and what its own occurrence put there (None where rows are not from counts)."""
 
     ids_U: Ids
     leaf_UE: Tensor
     state_US: Tensor
     place_BTH: Tensor
-    counted_U: Tensor | None
+    own_BTH: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Updated:
 class LayerRows:
     """The rows of `layout` in `store`, and the rule that trains them.
 
-    occurrences_R and vectors: what leave-one-out needs, from `fill_rows`; None where rows are not from counts.
+    left_out: what each position's own occurrence put into rows from counts; None where they are not.
     writing: the write that is under way in another thread; what is read here waits for it.
     """
 
@@ -56,21 +56,22 @@ class LayerRows:
         layout: LayerLayout,
         store: RowStore,
         optimizer: RowOptimizer,
-        occurrences_R: npt.NDArray[np.float32] | None = None,
-        vectors: TokenVectors | None = None,
+        left_out: LeftOut | None = None,
     ) -> None:
         self.layout, self.store, self.optimizer = layout, store, optimizer
-        self.occurrences_R, self.vectors = occurrences_R, vectors
+        self.left_out = left_out
         self.writing: Future[None] | None = None
 
-    def gather(self, windows_BTN: npt.NDArray[np.int64], device: torch.device) -> Gathered:
-        """The rows that windows name, as they are in the store."""
-        ids_BTH = self.layout.row_ids(windows_BTN)
+    def gather(self, batch: Batch, device: torch.device) -> Gathered:
+        """The rows that the windows of a batch name, as they are in the store."""
+        ids_BTH = self.layout.row_ids(batch.windows_BTN)
         ids_U, place = np.unique(ids_BTH, return_inverse=True)
         numbers_UE, state_US = self.store.read(ids_U)
-        counted_U = None if self.occurrences_R is None else _to(torch.from_numpy(self.occurrences_R[ids_U]), device)
+        own_BTH = None
+        if self.left_out is not None:
+            own_BTH = _to(torch.from_numpy(self.left_out.own(batch.windows_BTN, batch.targets_BT)), device)
         place_BTH = _to(torch.from_numpy(place.reshape(ids_BTH.shape)), device)
-        return Gathered(ids_U, _to(numbers_UE, device).float(), _to(state_US, device), place_BTH, counted_U)
+        return Gathered(ids_U, _to(numbers_UE, device).float(), _to(state_US, device), place_BTH, own_BTH)
 
     def refresh(self, gathered: Gathered, updated: Updated) -> None:
         """Copy rows into `gathered` that a step changed after it was gathered."""
@@ -85,9 +86,8 @@ class LayerRows:
         were counted; targets_BT: of those stretches."""
         place_BTH = gathered.place_BTH[part]
         values_BTHE = F.embedding(place_BTH, gathered.leaf_UE)  # whose gradient takes a third of that of plain indexing
-        if gathered.counted_U is not None and self.vectors is not None:
-            counted_BTH = gathered.counted_U[place_BTH]
-            values_BTHE = values_BTHE + leave_one_out(self.layout, values_BTHE, counted_BTH, targets_BT, self.vectors)
+        if gathered.own_BTH is not None and self.left_out is not None:
+            values_BTHE = self.left_out.without(values_BTHE, gathered.own_BTH[part], targets_BT)
         return values_BTHE.flatten(-2)
 
     def update(self, gathered: Gathered, rate: float) -> Updated:

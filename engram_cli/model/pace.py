@@ -1,8 +1,8 @@
 """Pace: how fast a recipe trains on this machine, from a few real steps.
 
-The host is made in memory; the rows are mapped files without content, which take no disk, and what leaving one out needs is made
-up: a step's cost follows what it computes and touches, not what is in it. So seconds suffice where filling a table would take
-minutes.
+The host is made in memory; the rows are mapped files without content, which take no disk: a step's cost follows what it computes
+and touches, not what is in it. So seconds suffice where filling a table would take minutes. Leaving one out, which needs the
+counts, is not in it.
 """
 
 import statistics
@@ -15,8 +15,7 @@ import torch
 
 from engram_cli.corpus.artifact import NGrams
 from engram_cli.model.data import Batches
-from engram_cli.model.start import Start, occurrences, streams
-from engram_cli.model.statistics import TokenVectors
+from engram_cli.model.start import Start, streams
 from engram_cli.recipe import Recipe
 from engram_cli.table.layout import Layout
 from engram_cli.table.rows import Rows, rows_file
@@ -43,11 +42,9 @@ def measure_pace(ngrams: NGrams, recipe: Recipe, layout: Layout, device: torch.d
     training, _ = streams(ngrams, layout)
     batches = Batches(training, recipe.training.stretches, recipe.host.context, recipe.training.seed)
     with tempfile.TemporaryDirectory(prefix="engram-plan-") as directory:
-        start = Start(ngrams.vocab, layout, Path(directory), _made_up(ngrams.vocab, recipe))
+        start = Start(ngrams.vocab, layout, Path(directory), vectors=None)
         for layer in layout.layers:
             Rows.create(start.directory / rows_file(layer.layer), layer.rows, recipe.rows.dim, recipe.rows.dtype)
-            if start.vectors is not None:
-                occurrences(start.directory, layer.layer, layer.rows)
         trainer = start.trainer(batches, recipe, device, "mmap")
         began = time.perf_counter()
         taken: list[float] = []
@@ -56,10 +53,3 @@ def measure_pace(ngrams: NGrams, recipe: Recipe, layout: Layout, device: torch.d
             trainer.step(0.0)
             taken.append(trainer.seconds - before)
     return Pace(len(taken) - _WARM_UP, statistics.median(taken[_WARM_UP:]), batches.tokens)
-
-
-def _made_up(vocab: int, recipe: Recipe) -> TokenVectors | None:
-    if recipe.rows.init != "counts":
-        return None
-    size = recipe.hash.heads * recipe.rows.dim
-    return TokenVectors(torch.randn(vocab, size, generator=torch.Generator().manual_seed(0)), torch.eye(recipe.host.width, size))

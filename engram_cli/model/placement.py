@@ -18,6 +18,7 @@ from engram_cli.store.resources import free_memory, need_disk, need_memory, need
 from engram_cli.table.layout import Layout
 
 WHERE = {"ram": "rows in memory", "mmap": "rows mapped from disk", "cuda": "rows on the GPU"}
+_OWNER_BYTES = 16  # a row takes while it is found whose it is
 _SMALLER = "lower hash.size, hash.heads or rows.dim"
 
 
@@ -25,16 +26,15 @@ def check_resources(layout: Layout, recipe: Recipe, directory: Path, written: Ro
     """Refuse, before any work, rows that fit not the disk of `directory`, or cannot be filled in memory; `written`: how they are
     stored in the end, beside those of training. Raises ResourceError."""
     row_bytes = recipe.rows.row_bytes + (written.row_bytes if written not in (None, recipe.rows) else 0)
-    disk = layout.rows * (row_bytes + 4 * state_width(recipe) + 4)  # with the occurrences of each row
+    disk = layout.rows * (row_bytes + 4 * state_width(recipe))
     need_disk(directory, disk, f"a table of {layout.rows:,} rows x {row_bytes} bytes", _SMALLER)
     if recipe.rows.init == "counts":
-        need_memory(filling_memory(layout, recipe.rows.dim), f"filling {layout.rows:,} rows", _SMALLER)
+        need_memory(filling_memory(layout), f"filling {layout.rows:,} rows", _SMALLER)
 
 
-def filling_memory(layout: Layout, dim: int) -> int:
-    """Bytes of memory that filling rows of `dim` numbers from counts takes: a head for each thread."""
-    largest = max(prime for layer in layout.layers for prime in layer.primes_H)
-    return torch.get_num_threads() * largest * (dim + 1) * 4
+def filling_memory(layout: Layout) -> int:
+    """Bytes of memory that filling rows from counts takes for the rows; what it takes for the grams follows from the text."""
+    return layout.rows * _OWNER_BYTES
 
 
 def rows_bytes(layout: Layout, recipe: Recipe) -> int:

@@ -3,8 +3,10 @@
 Shapes: R rows.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +22,14 @@ from engram_cli.model.output_vectors import output_vectors
 from engram_cli.model.placement import state_width
 from engram_cli.model.row_optimizer import OPTIMIZERS
 from engram_cli.model.row_store import open_store
-from engram_cli.model.statistics import TokenVectors, fill_rows, initialise_host, token_vectors
+from engram_cli.model.rows_from_counts import LeftOut, fill_rows
+from engram_cli.model.statistics import TokenVectors, initialise_host, token_vectors
 from engram_cli.model.table import make_foreign_host, make_host
 from engram_cli.model.train import Trainer
 from engram_cli.progress import SILENT, ProgressLike
 from engram_cli.recipe import Recipe
 from engram_cli.store.artifact import scratch_path
-from engram_cli.store.tensors import TensorSpec, create_tensors, map_tensor, read_tensor_specs, reserve
+from engram_cli.store.tensors import map_tensor, read_tensor_specs, reserve, write_tensors
 from engram_cli.table.layout import Layout
 from engram_cli.table.rows import Rows, rows_file
 
@@ -82,20 +85,20 @@ class Start:
                 if recipe.rows.init == "random":
                     _randomise(rows, recipe.training.seed + layer.layer)
                 if vectors is not None:
-                    fill_rows(layer, rows, occurrences(directory, layer.layer, layer.rows), training, vectors)
+                    _save_left_out(directory, layer.layer, fill_rows(layer, rows, training, vectors.vectors_VC))
             progress.advance(number + 1, len(layers), "layers")
         return cls(vocab, layout, directory, vectors, host)
 
     def trainer(self, batches: Batches, recipe: Recipe, device: torch.device, where: str = "ram") -> Trainer:
         """A new trainer: host initialised by the recipe's seed, rows opened `where` they shall live."""
-        host, vectors = self._make_host(recipe), self.vectors
-        if vectors is not None:
-            vectors = TokenVectors(vectors.vectors_VC.to(device), vectors.to_width_DC)
+        host = self._make_host(recipe)
         rows = {}
         for layer in self.layout.layers if self.layout else ():
             store = open_store(self.directory, layer.layer, state_width(recipe), where, device)
-            occurrences_R = occurrences(self.directory, layer.layer) if vectors is not None else None
-            rows[layer.layer] = LayerRows(layer, store, OPTIMIZERS[recipe.training.row_optimizer], occurrences_R, vectors)
+            left_out = None
+            if self.vectors is not None:
+                left_out = LeftOut(layer, self.vectors.vectors_VC.to(device), _left_out(self.directory, layer.layer))
+            rows[layer.layer] = LayerRows(layer, store, OPTIMIZERS[recipe.training.row_optimizer], left_out)
         return Trainer(host.to(device), rows, batches, recipe.training)
 
     def _make_host(self, recipe: Recipe) -> Carrier:
@@ -111,13 +114,22 @@ class Start:
         return ours
 
 
-def occurrences(directory: Path, layer: int, rows: int | None = None) -> npt.NDArray[np.float32]:
-    """How many occurrences each row holds, mapped: f32 [R]. With `rows`, a new file of zeros, open for writing."""
-    path = scratch_path(directory) / f"occurrences-{layer:02}.safetensors"
-    if rows is not None:
-        path.parent.mkdir(exist_ok=True)
-        create_tensors(path, {"occurrences": TensorSpec("F32", (rows,))})
-    return map_tensor(path, read_tensor_specs(path)["occurrences"], "r" if rows is None else "r+")
+def _save_left_out(directory: Path, layer: int, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Keep what `LeftOut` needs beside the unfinished rows, for a run that is resumed."""
+    path = _left_out_file(directory, layer)
+    path.parent.mkdir(exist_ok=True)
+    types = {"uint64": "U64", "float32": "F32", "uint8": "U8"}
+    write_tensors(path, {name: (types[tensor.dtype.name], tensor) for name, tensor in tensors.items()})
+
+
+def _left_out(directory: Path, layer: int) -> dict[str, npt.NDArray[Any]]:
+    """What `_save_left_out` wrote, mapped."""
+    path = _left_out_file(directory, layer)
+    return {name: map_tensor(path, spec) for name, spec in read_tensor_specs(path).items()}
+
+
+def _left_out_file(directory: Path, layer: int) -> Path:
+    return scratch_path(directory) / f"left-out-{layer:02}.safetensors"
 
 
 def _randomise(rows: Rows, seed: int) -> None:

@@ -17,7 +17,6 @@ from engram_cli.recipe import Recipe
 from engram_cli.table.layout import Layout
 
 _STATE_BYTES = 4  # a number that the optimizer keeps for a row
-_OCCURRENCE_BYTES = 4  # a row from counts: how many occurrences it holds, so that one can be left out
 _STORED_BYTES, _TRAINED_BYTES = 4, 16  # a weight of host and memory; with its gradient and AdamW's moments
 
 
@@ -26,8 +25,8 @@ class Costs:
     """Bytes, but for `rows` and `weights`.
 
     table: all rows; read_per_token: the rows that one token names; optimizer: what training keeps for all rows; adam: what Adam's
-    moments for every number would take in its place; occurrences: kept for rows from counts; filling: memory while those are
-    filled, given back before training; both None where rows are not from counts, or not trained here; weights: numbers in host and
+    moments for every number would take in its place; filling: memory for the rows while they are filled from counts,
+    given back before training, None where they are not, or not trained here; weights: numbers in host and
     memory, None where the host is someone else's or the number of token ids is not known.
     """
 
@@ -36,14 +35,13 @@ class Costs:
     read_per_token: int
     optimizer: int
     adam: int
-    occurrences: int | None
     filling: int | None
     weights: int | None
 
     @property
     def memory(self) -> int:
         """The table in training, all of it held in memory."""
-        return self.table + self.optimizer + (self.occurrences or 0)
+        return self.table + self.optimizer
 
     @property
     def disk(self) -> int:
@@ -62,7 +60,7 @@ class Costs:
 
 def bytes_per_row(recipe: Recipe) -> int:
     """What a row takes in training: itself and what is kept for it."""
-    return recipe.rows.row_bytes + _STATE_BYTES * state_width(recipe) + (_OCCURRENCE_BYTES if recipe.rows.init == "counts" else 0)
+    return recipe.rows.row_bytes + _STATE_BYTES * state_width(recipe)
 
 
 def costs_of(recipe: Recipe, layout: Layout, vocab: int | None) -> Costs:
@@ -74,8 +72,7 @@ def costs_of(recipe: Recipe, layout: Layout, vocab: int | None) -> Costs:
         read_per_token=sum(layer.heads for layer in layout.layers) * recipe.rows.row_bytes,
         optimizer=rows * _STATE_BYTES * state_width(recipe),
         adam=rows * _STATE_BYTES * OPTIMIZERS["adam-full"].width(recipe.rows.dim),
-        occurrences=rows * _OCCURRENCE_BYTES if counted else None,
-        filling=filling_memory(layout, recipe.rows.dim) if counted else None,
+        filling=filling_memory(layout) if counted else None,
         weights=None if vocab is None or recipe.host.foreign else _weights(recipe, layout, vocab),
     )
 

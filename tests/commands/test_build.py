@@ -203,7 +203,7 @@ def test_a_gpu_that_is_not_there(refused: Refused, monkeypatch: pytest.MonkeyPat
     [
         ("[hash]\nsizes = 5\n", "bad.toml: a recipe has only known keys, but `hash.sizes` is not one; did you mean `hash.size`?"),
         ("[hash]\nsize = [1099511627775]\n", "TiB of disk, but"),
-        ("[host]\nlayers = 1\n", "`hash.layers` must be at most 0 in a host of 1 layers, but it is 1"),
+        ("[hash]\nlayers = [5]\n", "`hash.layers` must be at most 4, the output, in a host of 4 layers, but it is 5"),
         ("[host]\ncontext = 9000000\n", "a batch is 8 x 9000000 + 1 tokens, but there are"),
         ("[training]\nseed = -3\n", "`training.seed` must be from 0"),
         ("[hash]\nseed = -3\n", "`hash.seed` must be from 0"),
@@ -236,7 +236,7 @@ def test_a_disk_without_room(refused: Refused, ngrams: NGrams, monkeypatch: pyte
 
     monkeypatch.setattr("engram_cli.store.resources.shutil.disk_usage", lambda path: Full)
     rows = layout_of(ngrams).rows
-    wanted = f"a table of {rows:,} rows x 16 bytes takes {rows * 24 / 1024:.1f} KiB of disk, but 9.8 KiB are free; lower hash.size"
+    wanted = f"a table of {rows:,} rows x 16 bytes takes {rows * 20 / 1024:.1f} KiB of disk, but 9.8 KiB are free; lower hash.size"
     assert wanted in refused()
 
 

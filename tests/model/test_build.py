@@ -173,7 +173,7 @@ def test_the_facts_are_true(ngrams: NGrams, uninterrupted: Artifact) -> None:
     facts, table = uninterrupted.manifest.facts, open_table(uninterrupted.path, "cpu")
     width, vocab, ff = TINY.host.width, ngrams.vocab, TINY.host.feed_forward
     assert facts["parameters"] == {
-        "host": vocab * width + 2 * (4 * width * width + 3 * width * ff + 2 * width) + width,
+        "host": vocab * width + 2 * (4 * width * width + 3 * width * ff + 2 * width) + width + vocab,
         "memory": 2 * (2 * width * 6 * 4 + 2 * width),
         "rows": sum(rows.count * rows.dim for rows in table.rows.values()),
     }
@@ -375,7 +375,7 @@ def test_a_device_that_is_not_there(ngrams: NGrams, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("size", [1 << 39, (1 << 40) - 1])
 def test_rows_that_fit_no_disk(built: Built, tmp_path: Path, size: int) -> None:
     recipe = replace(TINY, hash=HashRecipe(orders=(2,), heads=1, size=(size,), layers=(0,)))
-    takes = rf"takes {(size + 15) * 24 / (1 << 40):.1f} TiB of disk, but .* are free; lower hash\.size"
+    takes = rf"takes {(size + 15) * 20 / (1 << 40):.1f} TiB of disk, but .* are free; lower hash\.size"
     with pytest.raises(ResourceError, match=r"a table of [\d,]+ rows x 16 bytes " + takes):
         built(recipe)
     assert not names(tmp_path)
@@ -387,7 +387,7 @@ def test_what_fits_the_disk_may_not_fit_memory(ngrams: NGrams, tmp_path: Path, m
     monkeypatch.setattr(placement, "need_disk", lambda directory, wanted, *rest: asked.update(disk=wanted))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     check_resources(layout, TINY, tmp_path)
-    assert asked["disk"] == layout.rows * 24
+    assert asked["disk"] == layout.rows * 20
     monkeypatch.setattr("engram_cli.store.resources.free_memory", lambda: 1000)
     check_resources(layout, tiny("zero"), tmp_path)
     with pytest.raises(ResourceError, match=r"filling [\d,]+ rows takes .* KiB of memory, .*; lower hash\.size"):

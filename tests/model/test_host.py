@@ -165,7 +165,8 @@ def test_weights_follow_the_seed_and_keep_the_residual_stream_level() -> None:
     first, again, other = make(seed=1), make(seed=1), make(seed=2)
     assert all(torch.equal(one, two) for one, two in zip(first.parameters(), again.parameters(), strict=True))
     assert not torch.equal(first.embedding.weight, other.embedding.weight)
-    assert all((parameter == 1).all() for parameter in first.parameters() if parameter.ndim < 2)
+    assert all((gain == 1).all() for name, gain in first.named_parameters() if gain.ndim < 2 and name != "bias")
+    assert not first.bias.any()
     wide = Host(2000, HostRecipe(width=64, layers=8, heads=2, feed_forward=256, context=8))
     initialise(wide, torch.Generator().manual_seed(0))
     deviations = {name: float(parameter.detach().std()) for name, parameter in wide.named_parameters() if parameter.ndim == 2}

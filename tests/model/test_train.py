@@ -17,7 +17,6 @@ from engram_cli.model.data import HeldOut
 from engram_cli.model.feed import Feed
 from engram_cli.model.row_store import HeldRows
 from engram_cli.model.start import Start
-from engram_cli.model.statistics import leave_one_out
 from engram_cli.model.train import Budget, Trainer
 from engram_cli.recipe import ROW_OPTIMIZERS
 from tests.training import TINY, held_out_of, start_of, tiny, trainer_of
@@ -62,10 +61,10 @@ def state(trainer: Trainer, layer: int) -> npt.NDArray[np.float32]:
 
 
 def test_numpy_and_torch_name_the_same_rows(trainer: Trainer) -> None:
-    windows_BTN = trainer.batches[0].windows_BTN
+    batch = trainer.batches[0]
     for rows in trainer.rows.values():
-        gathered = rows.gather(windows_BTN, torch.device("cpu"))
-        ids_BTH = rows.layout.row_ids(torch.from_numpy(windows_BTN))
+        gathered = rows.gather(batch, torch.device("cpu"))
+        ids_BTH = rows.layout.row_ids(torch.from_numpy(batch.windows_BTN))
         assert torch.equal(torch.from_numpy(gathered.ids_U)[gathered.place_BTH], ids_BTH)
         assert np.array_equal(gathered.ids_U, np.unique(ids_BTH.numpy()))
         assert torch.equal(gathered.leaf_UE, torch.from_numpy(rows.take(gathered.ids_U)))
@@ -149,16 +148,13 @@ def test_training_leaves_its_own_occurrence_out_and_measuring_does_not(trainer: 
     batch = trainer.batches[0]
     targets_BT = torch.from_numpy(batch.targets_BT)
     for rows in trainer.rows.values():
-        gathered = rows.gather(batch.windows_BTN, torch.device("cpu"))
-        ids_BTH = rows.layout.row_ids(batch.windows_BTN)
-        looked_up = torch.from_numpy(rows.take(ids_BTH))
-        assert rows.occurrences_R is not None
-        assert rows.vectors is not None
-        assert rows.occurrences_R[ids_BTH].min() >= 1
-        occurrences_BTH = torch.from_numpy(np.array(rows.occurrences_R[ids_BTH]))
-        correction = leave_one_out(rows.layout, looked_up, occurrences_BTH, targets_BT, rows.vectors)
-        assert correction.abs().max() > 1e-3
-        torch.testing.assert_close(rows.memory(gathered, targets_BT), (looked_up + correction).flatten(-2))
+        gathered = rows.gather(batch, torch.device("cpu"))
+        looked_up = torch.from_numpy(rows.take(rows.layout.row_ids(batch.windows_BTN)))
+        assert rows.left_out is not None
+        own_BTH = torch.from_numpy(rows.left_out.own(batch.windows_BTN, batch.targets_BT))
+        left = rows.left_out.without(looked_up, own_BTH, targets_BT)
+        assert (left - looked_up).abs().max() > 1e-3
+        torch.testing.assert_close(rows.memory(gathered, targets_BT), left.flatten(-2))
 
 
 def test_rows_at_a_rate_of_zero_stay_as_they_were(ngrams: NGrams, start: Start) -> None:

@@ -1,0 +1,182 @@
+"""The compiled loops of rows from counts (statistics.py): log ratios, whose rows are whose, and the rows themselves.
+
+A level is one order of the count-only model (corpus/count_model.py): its grams sorted, so that what follows one context lies
+together, from starts_C[c] to starts_C[c + 1]. All loops go over contexts `first` to `last`, so that threads share them out.
+Shapes: G grams with the token after them, C contexts, V vocabulary, M numbers of a row over all heads of an order, H heads,
+S tokens that a row holds, P contexts at hand.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from engram_cli.compiled import compiled, summing
+
+
+@compiled
+def log_ratios(
+    first: Any,
+    last: Any,
+    starts_C: Any,
+    gram_G: Any,
+    count_G: Any,
+    discounts: Any,
+    total_C: Any,
+    backoff_C: Any,
+    mask: Any,
+    lower_gram_G: Any,
+    lower_G: Any,
+    probability_G: Any,
+    ratio_G: Any,
+    kept_G: Any,
+) -> None:
+    """For each gram p(token | context), log(p / (gamma * p_lower)), and how much of that is left with one occurrence less, a share.
+
+    mask: the bits of a gram without its oldest id; lower_gram_G, lower_G: the level below and its probabilities. Grams that share
+    their oldest id ascend in the level below too, so each search begins where the last one ended.
+    """
+    at = 0
+    before = np.uint64(0)
+    end = len(lower_gram_G) - 1
+    for context in range(first, last):
+        backoff, total = backoff_C[context], total_C[context]
+        for gram in range(starts_C[context], starts_C[context + 1]):
+            wanted = gram_G[gram] & mask
+            if wanted < before:
+                at = 0
+            before = wanted
+            step = 1
+            while at + step < end and lower_gram_G[at + step] < wanted:
+                at += step
+                step *= 2
+            high = min(at + step, end)
+            while at < high:
+                middle = (at + high) >> 1
+                if lower_gram_G[middle] < wanted:
+                    at = middle + 1
+                else:
+                    high = middle
+            count = np.int64(count_G[gram])
+            discount = discounts[min(count, 3)]
+            probability_G[gram] = (count - discount + backoff * lower_G[at]) / total
+            ratio_G[gram] = np.log1p((count - discount) / (backoff * lower_G[at]))
+            kept_G[gram] = 0.0
+            if count > 1:
+                less = discounts[min(count - 1, 3)]
+                kept_G[gram] = np.log1p((count - 1 - less) / ((backoff - discount + less) * lower_G[at])) / ratio_G[gram]
+
+
+@compiled
+def claim(ids_CH: Any, total_C: Any, most_R: Any, owner_R: Any) -> None:
+    """Give each row to the context that occurs most often of those that name it; of equals, to the first."""
+    for context in range(len(ids_CH)):
+        for head in range(ids_CH.shape[1]):
+            row = ids_CH[context, head]
+            if total_C[context] > most_R[row]:
+                most_R[row] = total_C[context]
+                owner_R[row] = context
+
+
+@compiled
+def interpolate(
+    at_P: Any, starts_C: Any, gram_G: Any, count_G: Any, discounts: Any, total_C: Any, backoff_C: Any, low: Any, p_PV: Any
+) -> None:
+    """Turn the distributions of the level below, p_PV, into this level's, in place; at_P: contexts by place, low: an id's bits."""
+    for row in range(len(at_P)):
+        context = at_P[row]
+        p_PV[row] *= backoff_C[context] / total_C[context]
+        for gram in range(starts_C[context], starts_C[context + 1]):
+            count = np.int64(count_G[gram])
+            p_PV[row, np.int64(gram_G[gram] & low)] += (count - discounts[min(count, 3)]) / total_C[context]
+
+
+@compiled
+def _best(first: Any, last: Any, worth_G: Any, chosen_S: Any) -> Any:
+    """Choose the grams that are worth most, as many as fit chosen_S; returns how many."""
+    if last - first <= len(chosen_S):
+        for place in range(last - first):
+            chosen_S[place] = first + place
+        return last - first
+    least = 0
+    for gram in range(first, last):
+        if gram - first < len(chosen_S):
+            chosen_S[gram - first] = gram
+            if gram - first < len(chosen_S) - 1:
+                continue
+        elif worth_G[gram] > worth_G[chosen_S[least]]:
+            chosen_S[least] = gram
+        else:
+            continue
+        least = 0
+        for place in range(1, len(chosen_S)):
+            if worth_G[chosen_S[place]] < worth_G[chosen_S[least]]:
+                least = place
+    return len(chosen_S)
+
+
+@summing
+def solve(
+    first: Any,
+    last: Any,
+    wanted_C: Any,
+    starts_C: Any,
+    gram_G: Any,
+    share_G: Any,
+    ratio_G: Any,
+    worth_G: Any,
+    low: Any,
+    penalty: Any,
+    most: Any,
+    vectors_VM: Any,
+    rows_CM: Any,
+    weight_G: Any,
+) -> None:
+    """Fill rows_CM (from context `first` on) with the r that minimises  penalty |r|^2 + sum_k share_k (u_k . r - ratio_k)^2.
+
+    The sum is over the `most` tokens that are worth most; share: p(token | context) less what the shorter context gives; wanted_C:
+    which contexts to fill. r = sum_k weight_k u_k, and the weights solve a system of S equations, by Cholesky.
+    """
+    numbers = vectors_VM.shape[1]
+    chosen_S = np.empty(most, np.int64)
+    system_SS = np.empty((most, most), np.float32)
+    weight_S = np.empty(most, np.float32)
+    token_S = np.empty(most, np.int64)
+    for context in range(first, last):
+        row_M = rows_CM[context - first]
+        row_M[:] = 0
+        if not wanted_C[context]:
+            continue
+        size = _best(starts_C[context], starts_C[context + 1], worth_G, chosen_S)
+        for place in range(size):
+            token_S[place] = np.int64(gram_G[chosen_S[place]] & low)
+            weight_S[place] = ratio_G[chosen_S[place]]
+            for other in range(place + 1):
+                product = np.float32(0)
+                for number in range(numbers):
+                    product += vectors_VM[token_S[place], number] * vectors_VM[token_S[other], number]
+                system_SS[place, other] = product
+            system_SS[place, place] += np.float32(penalty / share_G[chosen_S[place]])
+        _cholesky(system_SS[:size, :size], weight_S[:size])
+        for place in range(size):
+            weight_G[chosen_S[place]] = weight_S[place]
+            for number in range(numbers):
+                row_M[number] += weight_S[place] * vectors_VM[token_S[place], number]
+
+
+@summing
+def _cholesky(system_SS: Any, right_S: Any) -> None:
+    """Solve a symmetric positive definite system, of which the lower half is given, in place."""
+    size = len(right_S)
+    for row in range(size):
+        for column in range(row + 1):
+            rest = system_SS[row, column]
+            for place in range(column):
+                rest -= system_SS[row, place] * system_SS[column, place]
+            system_SS[row, column] = np.sqrt(rest) if row == column else rest / system_SS[column, column]
+        for place in range(row):
+            right_S[row] -= system_SS[row, place] * right_S[place]
+        right_S[row] /= system_SS[row, row]
+    for row in range(size - 1, -1, -1):
+        for place in range(row + 1, size):
+            right_S[row] -= system_SS[place, row] * right_S[place]
+        right_S[row] /= system_SS[row, row]

@@ -1,0 +1,284 @@
+"""Rows from counts: what the count-only model knows of a gram, written into its row before any training.
+
+In logarithms interpolated Kneser-Ney (corpus/count_model.py) is a sum over orders of sparse terms: up to a constant, which a
+softmax does not see,
+
+    log p(k | g) = log p(k | g') + ratio(g, k),  where k followed g  ratio(g, k) = log(1 + (c(g k) - D) / (gamma(g) c(g) p(k | g')))
+
+with g' the gram without its oldest token. A row of g holds r such that u_k . r is close to ratio(g, k), u_k the vectors of tokens
+(statistics.py), so that the logits are the sum of what the rows of all orders say, whatever a memory and a host make of it.
+
+* Few tokens followed (nearly all grams): r = sum weight_k u_k over the _MOST tokens worth most, by least squares with a penalty on
+  r, since what a row says of tokens that never followed is noise (`ratio_kernels.solve`).
+* More than _MANY followed: r by conjugate gradients on the cross-entropy against p(. | g) itself.
+* Grams that share a row: it is the most frequent one's. A mean would be nobody's.
+
+A training position must not find its own next token in its rows. `LeftOut` knows what that one occurrence put there: nothing of a
+token that followed once remains; of one that followed more often, what it has with a count less. (Not undone: what it did to other
+tokens of the row, through discounts and what they share.) So all text serves both to fill rows and to train on.
+One order in memory at a time, besides 8 bytes a token: about 60 bytes for each gram with its next token.
+Shapes: T tokens, V vocabulary, H heads, E numbers per row, M numbers of an order, G grams with their next token, C grams, P some.
+"""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from engram_cli.corpus.count_model import Keys, Level, estimate_levels
+from engram_cli.errors import RecipeError
+from engram_cli.model.data import Ids, Windowed
+from engram_cli.model.ratio_kernels import claim, interpolate, log_ratios, solve
+from engram_cli.table.layout import LayerLayout
+from engram_cli.table.rows import Rows
+
+_BLOCK = 1 << 14  # grams, or tokens, at once
+_MOST, _PENALTY = 24, 3.0
+_MANY, _STEPS, _STEP = 256, 12, 1.5  # conjugate gradients: steps, and the most that a step changes a logit
+_DENSE = 1 << 22  # logits at once
+Floats = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class _Order:
+    """A level of the count-only model with what follows from it and the level below: probability_G f64; ratio_G f32; kept_G, the
+    share of the ratio that remains with one occurrence less, f32."""
+
+    level: Level
+    probability_G: Floats
+    ratio_G: Floats
+    kept_G: Floats
+
+
+class Counted:
+    """The count-only model of a stream whose contexts are the windows that the hash sees: `levels[n]` has contexts of n ids.
+
+    Raises RecipeError where a window and the token after it do not fit 64 bits.
+    """
+
+    def __init__(self, source: Windowed, max_order: int, vocab: int) -> None:
+        self.vocab, self.bits = vocab, max(1, (vocab - 1).bit_length())
+        if (max_order + 1) * self.bits > 64:
+            raise RecipeError(
+                f"rows from counts need a gram and the token after it in 64 bits, but {max_order + 1} ids of {vocab} take "
+                f"{self.bits} bits each; lower the highest of hash.orders, or set rows.init"
+            )
+        tokens = len(source.stream.tokens_T) - 1
+        gram_T = np.empty(tokens, np.uint64)
+        for first, last in _parts(tokens):
+            gram_T[first:last] = pack(
+                source.windows(first, last), source.stream.tokens_T[first + 1 : last + 1], max_order, self.bits
+            )
+        self.levels = estimate_levels(gram_T, max_order + 1, self.bits)
+        lowest = self.levels[0]
+        self.frequency_V = np.full(vocab, lowest.backoff_C[0] / vocab)
+        self.frequency_V[lowest.gram_G.astype(np.int64)] += lowest.discounted_G
+        self.frequency_V /= lowest.total_C[0]
+
+    @property
+    def low(self) -> np.uint64:
+        """The bits of the next token."""
+        return np.uint64((1 << self.bits) - 1)
+
+    def windows(self, context_C: Keys, order: int) -> Ids:
+        """Contexts as windows, newest id first: int64 [C, order]."""
+        back_N = np.arange(order, dtype=np.uint64) * np.uint64(self.bits)
+        return (context_C[:, None] >> back_N & self.low).astype(np.int64)
+
+    def orders(self, pool: ThreadPoolExecutor) -> Iterator[tuple[int, _Order]]:
+        """(n, order) for contexts of 1, 2, ... ids."""
+        lower_gram_G, lower_G = self.levels[0].gram_G, self.frequency_V[self.levels[0].gram_G.astype(np.int64)]
+        for order, level in enumerate(self.levels[1:], start=1):
+            size = len(level.gram_G)
+            probability_G, ratio_G, kept_G = np.empty(size), np.empty(size, np.float32), np.empty(size, np.float32)
+            given = (level.starts_C1, level.gram_G, level.count_G, level.discounts, level.total_C, level.backoff_C)
+            below = (np.uint64((1 << self.bits * order) - 1), lower_gram_G, lower_G)
+            results = (probability_G, ratio_G, kept_G)
+            parts = _parts(len(level.context_C))
+            tasks = [pool.submit(log_ratios, *part, *given, *below, *results) for part in parts]
+            for task in tasks:
+                task.result()
+            yield order, _Order(level, probability_G, ratio_G, kept_G)
+            lower_gram_G, lower_G = level.gram_G, probability_G
+
+    def distributions(self, context_P: Keys, order: int) -> Floats:
+        """p(. | context) for contexts of `order` ids that occur, f32 [P, V]; order 0: how frequent tokens are."""
+        p_PV = np.repeat(self.frequency_V.astype(np.float32)[None], len(context_P), axis=0)
+        for length in range(1, order + 1):
+            level = self.levels[length]
+            at_P = np.searchsorted(level.context_C, context_P & np.uint64((1 << self.bits * length) - 1))
+            given = (level.starts_C1, level.gram_G, level.count_G, level.discounts, level.total_C, level.backoff_C)
+            interpolate(at_P, *given, self.low, p_PV)
+        return p_PV
+
+
+def fill_rows(layer: LayerLayout, rows: Rows, source: Windowed, vectors_VM: Tensor) -> dict[str, npt.NDArray[np.generic]]:
+    """Fill a layer's rows, all zero before, with what follows each gram of `source`; returns what `LeftOut` needs.
+
+    Raises RecipeError as `Counted` does.
+    """
+    counted = Counted(source, layer.max_order, len(vectors_VM))
+    left_out: dict[str, npt.NDArray[np.generic]] = {}
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for number, order in counted.orders(pool):
+            if number < layer.orders[0]:
+                continue
+            owned_CH, weight_G = np.zeros((len(order.level.context_C), 0), bool), np.zeros(len(order.ratio_G), np.float32)
+            if number in layer.orders:
+                filling = _Filling(layer, rows, counted, number, order, vectors_VM)
+                owned_CH, weight_G = filling.owned_CH, filling.weight_G
+                list(pool.map(filling.solve, _parts(len(owned_CH))))
+                filling.fit()
+            own_G = weight_G * (1 - order.kept_G)
+            left_out[f"gram-{number}"] = order.level.gram_G
+            left_out[f"own-{number}"] = own_G[:, None] * np.repeat(owned_CH, np.diff(order.level.starts_C1), axis=0)
+            left_out[f"once-{number}"] = (order.level.count_G == 1).astype(np.uint8)
+    return left_out
+
+
+class _Filling:
+    """The rows of one order while they are filled.
+
+    owned_CH: whether a row is that gram's; weight_G: how much of the next token's vector is in the row, f32.
+    """
+
+    def __init__(self, layer: LayerLayout, rows: Rows, counted: Counted, number: int, order: _Order, vectors_VM: Tensor) -> None:
+        self.rows, self.counted, self.number, self.order, self.vectors_VM = rows, counted, number, order, vectors_VM
+        level, heads = order.level, layer.heads_of(number)
+        self.ids_CH = np.empty((len(level.context_C), heads.stop - heads.start), np.int64)
+        for first, last in _parts(len(self.ids_CH)):
+            self.ids_CH[first:last] = layer.row_ids(counted.windows(level.context_C[first:last], number), heads)
+        begin, size = layer.offsets_H[heads.start], sum(layer.primes_H[heads])
+        owner_R = np.full(size, -1, np.int64)
+        claim(self.ids_CH - begin, level.total_C, np.zeros(size), owner_R)
+        self.owned_CH = owner_R[self.ids_CH - begin] == np.arange(len(self.ids_CH))[:, None]
+        self.followed_C = np.diff(order.level.starts_C1)
+        self.few_C = self.owned_CH.any(axis=1) & (self.followed_C <= _MANY)
+        discounted_G = level.discounted_G
+        self.share_G = discounted_G / np.repeat(level.total_C, self.followed_C)
+        self.worth_G = discounted_G * order.ratio_G
+        self.weight_G = np.zeros(len(discounted_G), np.float32)
+
+    def solve(self, part: tuple[int, int]) -> None:
+        """Fill the rows of grams `part` that few tokens followed."""
+        rows_CM = np.empty((part[1] - part[0], self.vectors_VM.shape[1]), np.float32)
+        given = (
+            self.order.level.starts_C1,
+            self.order.level.gram_G,
+            self.share_G,
+            self.order.ratio_G,
+            self.worth_G,
+            self.counted.low,
+        )
+        solve(*part, self.few_C, *given, _PENALTY, _MOST, self.vectors_VM.numpy(), rows_CM, self.weight_G)
+        at_P = np.arange(*part)[self.few_C[slice(*part)]]
+        self._put(at_P, rows_CM[at_P - part[0]])
+
+    def fit(self) -> None:
+        """Fill the rows of grams that many tokens followed. One more occurrence of a token moves its logit by about M over the
+        number of all of them, so more than that is not taken for its own."""
+        level = self.order.level
+        many_P = np.flatnonzero(self.owned_CH.any(axis=1) & (self.followed_C > _MANY))
+        step = max(1, _DENSE // self.counted.vocab)
+        for first in range(0, len(many_P), step):
+            at_P = many_P[first : first + step]
+            lower_PV, p_PV = (
+                torch.from_numpy(self.counted.distributions(level.context_C[at_P], n)) for n in (self.number - 1, self.number)
+            )
+            rows_PM = fit_logits(lower_PV.log(), p_PV, self.vectors_VM)
+            self._put(at_P, rows_PM.numpy())
+            for context, row_M in zip(at_P.tolist(), rows_PM, strict=True):
+                grams = slice(self.order.level.starts_C1[context], self.order.level.starts_C1[context + 1])
+                tokens_G = torch.from_numpy((level.gram_G[grams] & self.counted.low).astype(np.int64))
+                vectors_GM = self.vectors_VM[tokens_G]
+                weight_G = vectors_GM @ row_M / vectors_GM.square().sum(1).clamp_min(1e-12)
+                self.weight_G[grams] = weight_G.clamp(0, 1 / float(level.total_C[context])).numpy()
+
+    def _put(self, at_P: Ids, rows_PM: Floats) -> None:
+        dim = self.rows.dim
+        for head in range(self.ids_CH.shape[1]):
+            owned_P = self.owned_CH[at_P, head]
+            self.rows.put(self.ids_CH[at_P[owned_P], head], rows_PM[owned_P, head * dim : (head + 1) * dim])
+
+
+def fit_logits(start_PV: Tensor, p_PV: Tensor, vectors_VM: Tensor) -> Tensor:
+    """The r of each place for which softmax(start + u . r) is closest to p in cross-entropy, [P, M].
+
+    Nonlinear conjugate gradients (Polak and Ribiere 1969), each step as long as the curvature says, but no longer than moves a
+    logit by _STEP: far from the end the curvature is too small.
+    """
+    rows_PM = torch.zeros(len(p_PV), vectors_VM.shape[1])
+    said_PV = torch.zeros_like(p_PV)
+    direction_PM, before_PM = rows_PM, torch.ones_like(rows_PM)
+    for _ in range(_STEPS):
+        now_PV = torch.softmax(start_PV + said_PV, dim=1)
+        gradient_PM = (p_PV - now_PV) @ vectors_VM
+        turned_P1 = (gradient_PM * (gradient_PM - before_PM)).sum(1, keepdim=True) / before_PM.square().sum(1, keepdim=True)
+        direction_PM = gradient_PM + turned_P1.clamp_min(0) * direction_PM
+        along_P1 = (gradient_PM * direction_PM).sum(1, keepdim=True)
+        direction_PM = torch.where(along_P1 > 0, direction_PM, gradient_PM)
+        change_PV = direction_PM @ vectors_VM.T
+        curvature_P1 = torch.maximum(_variance(now_PV, change_PV), _variance(p_PV, change_PV))
+        length_P1 = (gradient_PM * direction_PM).sum(1, keepdim=True) / curvature_P1.clamp_min(1e-12)
+        length_P1 = torch.minimum(length_P1, _STEP / change_PV.abs().amax(1, keepdim=True).clamp_min(1e-12))
+        rows_PM = rows_PM + length_P1 * direction_PM
+        said_PV += length_P1 * change_PV
+        before_PM = gradient_PM.where(gradient_PM.abs().amax(1, keepdim=True) > 0, torch.ones(()))
+    return rows_PM
+
+
+def _variance(p_PV: Tensor, values_PV: Tensor) -> Tensor:
+    """Of values under p, [P, 1]."""
+    mean_P1 = (p_PV * values_PV).sum(1, keepdim=True)
+    return (p_PV * values_PV.square()).sum(1, keepdim=True) - mean_P1.square()
+
+
+class LeftOut:
+    """What the occurrence at a training position put into the rows that it looks up.
+
+    tensors: from `fill_rows`, mapped or not: for each order gram-N u64 [G] sorted, own-N f32 [G, H], how much of the next token's
+    vector in its rows is due to one occurrence, and once-N u8 [G].
+    """
+
+    def __init__(self, layer: LayerLayout, vectors_VM: Tensor, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+        self.layer, self.tensors, self.vectors_VM = layer, tensors, vectors_VM
+        self.bits = max(1, (len(vectors_VM) - 1).bit_length())
+
+    def own(self, windows_BTN: Ids, targets_BT: Ids) -> npt.NDArray[np.float32]:
+        """By head, how much of the next token's vector is the position's own: [B, T, H].
+
+        Below the highest order what counts is in how many longer grams a token followed: one occurrence less changes that only
+        where it was the longer gram's only one.
+        """
+        parts, alone_BT = [], np.ones(targets_BT.shape, bool)
+        for number in range(self.layer.max_order, self.layer.orders[0] - 1, -1):
+            gram_G, own_GH, once_G = (self.tensors[f"{name}-{number}"] for name in ("gram", "own", "once"))
+            gram_BT = pack(windows_BTN, targets_BT, number, self.bits)
+            at_BT = np.searchsorted(gram_G, gram_BT)
+            parts.append(own_GH[at_BT] * alone_BT[..., None])
+            alone_BT &= once_G[at_BT] == 1
+        return np.concatenate(parts[::-1], axis=-1)
+
+    def without(self, values_BTHE: Tensor, own_BTH: Tensor, targets_BT: Tensor) -> Tensor:
+        """Looked-up rows as they would be without the positions' own occurrences; no gradient passes through what is taken out."""
+        heads = self.vectors_VM.shape[1] // values_BTHE.shape[-1]
+        vector_BTKE = self.vectors_VM[targets_BT].view(*targets_BT.shape, heads, -1)
+        left: Tensor = values_BTHE - own_BTH.unsqueeze(-1) * vector_BTKE.repeat(1, 1, len(self.layer.orders), 1)
+        return left
+
+
+def pack(windows: Ids, targets: npt.NDArray[np.integer], order: int, bits: int) -> Keys:
+    """Grams of `order` ids, newest first in the last axis of `windows`, and the token after each, in the low bits: u64."""
+    gram: Keys = targets.astype(np.uint64)
+    for back in range(order):
+        gram = gram | windows[..., back].astype(np.uint64) << np.uint64(bits * (back + 1))
+    return gram
+
+
+def _parts(size: int) -> list[tuple[int, int]]:
+    return [(first, min(first + _BLOCK, size)) for first in range(0, size, _BLOCK)]

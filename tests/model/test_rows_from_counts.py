@@ -1,0 +1,217 @@
+"""Rows from counts, against dense algebra; and what is left of a position's own occurrence, against filling without it."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from engram_cli.corpus import count_model
+from engram_cli.errors import RecipeError
+from engram_cli.model import rows_from_counts
+from engram_cli.model.data import Windowed
+from engram_cli.model.rows_from_counts import Counted, LeftOut, fill_rows, fit_logits
+from engram_cli.recipe import HashRecipe
+from engram_cli.table.layout import LayerLayout, plan_layout
+from engram_cli.table.rows import Rows
+from tests.strategies import MAX_ID, documents
+from tests.training import PAD, windowed
+
+VOCAB, HEADS = MAX_ID + 1, 2
+DIM = -(-VOCAB // HEADS)
+DOCUMENTS = documents(min_documents=2)
+Tensors = dict[str, npt.NDArray[Any]]
+
+
+def layer_of(*orders: int, size: int = 100_003, heads: int = HEADS) -> LayerLayout:
+    """So many rows that grams hardly collide."""
+    return plan_layout(HashRecipe(orders=orders, heads=heads, size=(size,)), VOCAB, PAD).layers[0]
+
+
+def unlike_vectors() -> torch.Tensor:
+    """A vector for each token, orthogonal to all others, of length sqrt(M)."""
+    numbers = HEADS * DIM
+    random = torch.randn(numbers, numbers, generator=torch.Generator().manual_seed(0))
+    return (torch.linalg.qr(random)[0][:VOCAB] * numbers**0.5).contiguous()
+
+
+def filled(layer: LayerLayout, source: Windowed, vectors_VM: torch.Tensor) -> tuple[npt.NDArray[np.float32], Tensors]:
+    """(what position 0, 1, ... looks up, [T, H, E]; what `LeftOut` needs)."""
+    with tempfile.TemporaryDirectory() as folder:
+        dim = vectors_VM.shape[1] // (layer.heads // len(layer.orders))
+        rows = Rows.create(Path(folder) / "rows.safetensors", layer.rows, dim, "f32")
+        tensors = fill_rows(layer, rows, source, vectors_VM)
+        return np.array(rows.take(layer.row_ids(source.windows(0, len(source.stream.tokens_T) - 1)))), tensors
+
+
+def apart(layer: LayerLayout, source: Windowed) -> None:
+    """Give up an example in which different grams share a row."""
+    windows_TN = source.windows(0, len(source.stream.tokens_T) - 1)
+    ids_TH = layer.row_ids(windows_TN)
+    for head, order in enumerate(layer.orders_H):
+        assume(len(np.unique(ids_TH[:, head])) == len(np.unique(windows_TN[:, :order], axis=0)))
+
+
+def said(values_THE: npt.NDArray[np.float32], vectors_VM: torch.Tensor, orders: int) -> npt.NDArray[np.float32]:
+    """What rows add to the logits, by order: [T, orders, V]."""
+    said_TOV: npt.NDArray[np.float32] = values_THE.reshape(len(values_THE), orders, -1) @ vectors_VM.numpy().T
+    return said_TOV
+
+
+# the count-only model of windows -----------------------------------------------------------------------------------------
+@given(documents=DOCUMENTS, order=st.integers(1, 4))
+@settings(max_examples=30)
+def test_the_model_is_the_count_only_model_where_no_ids_are_folded(documents: list[list[int]], order: int) -> None:
+    folded = windowed(documents, VOCAB, order)
+    source = Windowed(folded.stream, np.arange(VOCAB, dtype=np.uint32), folded.layout)
+    if any(PAD in document for document in documents):  # which the other model knows from the time before a document
+        return
+    counted = Counted(source, order, VOCAB)
+    expected_T = count_model.estimate(source.stream, VOCAB, order + 1).probability(source.stream)
+    tokens_T = source.stream.tokens_T
+    gram_T = rows_from_counts.pack(source.windows(0, len(tokens_T) - 1), tokens_T[1:], order, counted.bits)
+    p_TV = counted.distributions(gram_T >> np.uint64(counted.bits), order)
+    np.testing.assert_allclose(p_TV.sum(1), 1, rtol=1e-4)
+    np.testing.assert_allclose(p_TV[np.arange(len(p_TV)), tokens_T[1:]], expected_T, rtol=1e-4)
+
+
+@given(documents=DOCUMENTS, orders=st.sampled_from([(1,), (2,), (1, 2, 3), (2, 4)]))
+@settings(max_examples=30)
+def test_rows_of_all_orders_add_up_to_the_log_probabilities_of_what_followed(
+    documents: list[list[int]], orders: tuple[int, ...]
+) -> None:
+    """Between tokens that followed the longest gram; vectors are orthogonal and nothing is charged for length."""
+    source, vectors_VM = windowed(documents, VOCAB, max(orders)), unlike_vectors()
+    layer = layer_of(*range(1, max(orders) + 1))
+    apart(layer, source)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows_from_counts, "_PENALTY", 1e-6)
+        values_THE, _ = filled(layer, source, vectors_VM)
+    counted = Counted(source, max(orders), VOCAB)
+    tokens_T = source.stream.tokens_T
+    gram_T = rows_from_counts.pack(source.windows(0, len(tokens_T) - 1), tokens_T[1:], max(orders), counted.bits)
+    said_TV = said(values_THE, vectors_VM, max(orders)).sum(1) + np.log(counted.frequency_V)
+    expected_TV = np.log(counted.distributions(gram_T >> np.uint64(counted.bits), max(orders)))
+    np.testing.assert_allclose(said_TV - said_TV.max(1, keepdims=True), expected_TV - expected_TV.max(1, keepdims=True), atol=2e-3)
+
+
+def test_ids_that_do_not_fit_64_bits_are_refused() -> None:
+    with pytest.raises(RecipeError, match="64 bits, but 5 ids of 9000 take 14 bits each"):
+        Counted(windowed([[1, 2, 3]], 9000, 4), 4, 9000)
+
+
+# rows --------------------------------------------------------------------------------------------------------------------
+@given(documents=DOCUMENTS, most=st.integers(1, 5), numbers=st.sampled_from([4, 10]), seed=st.integers(0, 99))
+@settings(max_examples=30)
+def test_a_row_is_the_least_squares_fit_to_what_is_worth_most(
+    documents: list[list[int]], most: int, numbers: int, seed: int
+) -> None:
+    source = windowed(documents, VOCAB, 1)
+    vectors_VM = torch.randn(VOCAB, numbers, generator=torch.Generator().manual_seed(seed))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows_from_counts, "_MOST", most)
+        values_THE, _ = filled(layer_of(1), source, vectors_VM)
+    counted = Counted(source, 1, VOCAB)
+    level = counted.levels[1]
+    vectors = vectors_VM.numpy().astype(np.float64)
+    for at in range(len(values_THE)):
+        context = int(np.searchsorted(level.context_C, np.uint64(source.windows(at, at + 1)[0, 0])))
+        grams = slice(level.starts_C1[context], level.starts_C1[context + 1])
+        tokens = (level.gram_G[grams] & counted.low).astype(int)
+        discounted = level.discounted_G[grams]
+        ratio = np.log1p(discounted / (level.backoff_C[context] * counted.frequency_V[tokens]))
+        worth = discounted * ratio
+        best = np.argsort(-worth)[:most]
+        if len(worth) > most and np.isclose(*np.sort(worth)[-most - 1 : len(worth) - most + 1], rtol=1e-4):
+            continue  # either may be chosen
+        share = discounted[best] / level.total_C[context]
+        u = vectors[tokens[best]]
+        system = u.T @ (share[:, None] * u) + rows_from_counts._PENALTY * np.eye(numbers)
+        expected = np.linalg.solve(system, u.T @ (share * ratio[best]))
+        np.testing.assert_allclose(values_THE[at].reshape(-1), expected, rtol=2e-2, atol=1e-3)
+
+
+def test_what_many_tokens_follow_is_fitted_to_the_whole_distribution() -> None:
+    random = np.random.default_rng(0)
+    text = random.integers(0, VOCAB, 400) ** 2 // VOCAB
+    source, vectors_VM = windowed([text.tolist()], VOCAB, 1), unlike_vectors()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows_from_counts, "_MANY", 0)
+        patch.setattr(rows_from_counts, "_STEPS", 60)
+        values_THE, _ = filled(layer_of(1), source, vectors_VM)
+    counted = Counted(source, 1, VOCAB)
+    p_TV = counted.distributions(source.windows(0, len(text) - 1)[:, 0].astype(np.uint64), 1)
+    logits_TV = torch.from_numpy(said(values_THE, vectors_VM, 1)[:, 0] + np.log(counted.frequency_V))
+    np.testing.assert_allclose(torch.softmax(logits_TV, 1), p_TV, atol=2e-3)
+
+
+def test_fitting_lowers_the_loss_even_where_nothing_fits() -> None:
+    generator = torch.Generator().manual_seed(1)
+    vectors_VM = torch.randn(50, 3, generator=generator)
+    p_PV = torch.softmax(4 * torch.randn(7, 50, generator=generator), 1)
+    start_PV = torch.zeros(7, 50)
+    after = start_PV + fit_logits(start_PV, p_PV, vectors_VM) @ vectors_VM.T
+    loss_P, before_P = (-(p_PV * torch.log_softmax(logits, 1)).sum(1) for logits in (after, start_PV))
+    assert (loss_P < before_P).all()
+    assert fit_logits(start_PV, torch.softmax(start_PV, 1), vectors_VM).abs().max() < 1e-3
+
+
+def test_a_row_belongs_to_its_most_frequent_gram() -> None:
+    documents = [[5, 6]] * 9 + [[7, 8], [9, 10], [11, 4]]
+    source, vectors_VM = windowed(documents, VOCAB, 1), unlike_vectors()
+    values_THE, tensors = filled(layer_of(1, size=2, heads=2), source, vectors_VM)
+    alone_THE, _ = filled(layer_of(1), source, vectors_VM)
+    np.testing.assert_allclose(values_THE[0], alone_THE[0], rtol=1e-5)
+    assert not (np.abs(tensors["own-1"]) > 0).all()  # the others own no row, so nothing of theirs is taken out
+
+
+# leave one out -----------------------------------------------------------------------------------------------------------
+def left_out(layer: LayerLayout, source: Windowed, vectors_VM: torch.Tensor) -> tuple[npt.NDArray[np.float32], ...]:
+    """(what every position looks up, the same without its own occurrence), [T, H, E]."""
+    values_THE, tensors = filled(layer, source, vectors_VM)
+    targets_BT = source.stream.tokens_T[None, 1:].astype(np.int64)
+    left = LeftOut(layer, vectors_VM, tensors)
+    own_BTH = torch.from_numpy(left.own(source.windows(0, targets_BT.shape[1])[None], targets_BT))
+    return values_THE, left.without(torch.from_numpy(values_THE)[None], own_BTH, torch.from_numpy(targets_BT))[0].numpy()
+
+
+@given(documents=DOCUMENTS, orders=st.sampled_from([(2,), (1, 2), (2, 3), (1, 2, 3), (2, 4)]))
+@settings(max_examples=30)
+def test_a_gram_that_was_seen_once_holds_nothing_when_that_is_left_out(documents: list[list[int]], orders: tuple[int, ...]) -> None:
+    source = windowed(documents, VOCAB, max(orders))
+    apart(layer_of(*orders), source)
+    _, left_THE = left_out(layer_of(*orders), source, unlike_vectors())
+    windows_TN = source.windows(0, len(left_THE))
+    for place, order in enumerate(orders):
+        _, at_T, count_T = np.unique(windows_TN[:, :order], axis=0, return_inverse=True, return_counts=True)
+        once_T = count_T[at_T.reshape(-1)] == 1
+        assert np.abs(left_THE[once_T, place * HEADS : (place + 1) * HEADS]).max(initial=0) < 1e-5
+
+
+@pytest.mark.parametrize("orders", [(1,), (2,), (1, 2), (1, 2, 3)])
+def test_left_out_is_close_to_filling_without_the_occurrence(orders: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brute force: what the rows say of the next token, for every position of a text, each filled anew without that occurrence."""
+    monkeypatch.setattr(rows_from_counts, "_PENALTY", 1e-3)  # with so few numbers in a row it would outweigh the counts
+    random = np.random.default_rng(0)
+    likely = random.integers(0, VOCAB, size=(VOCAB, 2))
+    text = [3]
+    for _ in range(120):
+        text.append(int(random.choice(likely[text[-1]])) if random.random() < 0.8 else int(random.integers(VOCAB)))
+    layer, source, vectors_VM = layer_of(*orders), windowed([text], VOCAB, max(orders)), unlike_vectors()
+    values_THE, left_THE = left_out(layer, source, vectors_VM)
+    estimate = count_model.estimate_levels
+    counted, left, anew = [], [], []
+    for at, target in enumerate(text[1:]):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rows_from_counts, "estimate_levels", lambda grams, *rest, at=at: estimate(np.delete(grams, at), *rest))
+            without_THE, _ = filled(layer, source, vectors_VM)
+        for found, values in ((counted, values_THE), (left, left_THE), (anew, without_THE)):
+            found.append(said(values[at : at + 1], vectors_VM, len(orders))[0, :, target].sum())
+    before, after = np.subtract(counted, anew), np.subtract(left, anew)
+    assert np.abs(after).mean() < 0.5 * np.abs(before).mean()
+    assert np.abs(after.mean()) < 0.3 * before.mean(), f"{after.mean():.3f} of {before.mean():.3f} nats left"
