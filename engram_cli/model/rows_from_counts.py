@@ -38,8 +38,8 @@ from engram_cli.table.layout import LayerLayout
 from engram_cli.table.rows import Rows
 
 _BLOCK = 1 << 14  # grams, or tokens, at once
-_MOST, _PENALTY = 24, 3.0
-_MANY, _STEPS, _STEP = 256, 12, 1.5  # conjugate gradients: steps, and the most that a step changes a logit
+_MOST, _PENALTY = 48, 1.0
+_MANY, _STEPS, _STEP = 48, 12, 1.5  # conjugate gradients: steps, and the most that a step changes a logit
 _DENSE = 1 << 22  # logits at once
 Floats = npt.NDArray[np.floating]
 
@@ -148,7 +148,14 @@ class _Filling:
     """
 
     def __init__(self, layer: LayerLayout, rows: Rows, counted: Counted, number: int, order: _Order, vectors_VM: Tensor) -> None:
-        self.rows, self.counted, self.number, self.order, self.vectors_VM = rows, counted, number, order, vectors_VM
+        self.layer, self.rows, self.counted, self.number, self.order, self.vectors_VM = (
+            layer,
+            rows,
+            counted,
+            number,
+            order,
+            vectors_VM,
+        )
         level, heads = order.level, layer.heads_of(number)
         self.ids_CH = np.empty((len(level.context_C), heads.stop - heads.start), np.int64)
         for first, last in _parts(len(self.ids_CH)):
@@ -187,10 +194,8 @@ class _Filling:
         step = max(1, _DENSE // self.counted.vocab)
         for first in range(0, len(many_P), step):
             at_P = many_P[first : first + step]
-            lower_PV, p_PV = (
-                torch.from_numpy(self.counted.distributions(level.context_C[at_P], n)) for n in (self.number - 1, self.number)
-            )
-            rows_PM = fit_logits(lower_PV.log(), p_PV, self.vectors_VM)
+            p_PV = torch.from_numpy(self.counted.distributions(level.context_C[at_P], self.number))
+            rows_PM = fit_logits(self._before(level.context_C[at_P]), p_PV, self.vectors_VM)
             self._put(at_P, rows_PM.numpy())
             for context, row_M in zip(at_P.tolist(), rows_PM, strict=True):
                 grams = slice(self.order.level.starts_C1[context], self.order.level.starts_C1[context + 1])
@@ -198,6 +203,20 @@ class _Filling:
                 vectors_GM = self.vectors_VM[tokens_G]
                 weight_G = vectors_GM @ row_M / vectors_GM.square().sum(1).clamp_min(1e-12)
                 self.weight_G[grams] = weight_G.clamp(0, 1 / float(level.total_C[context])).numpy()
+
+    def _before(self, context_P: Keys) -> Tensor:
+        """What the logits are for contexts before this order's rows are added: [P, V].
+
+        The rows of shorter orders count as they were filled, so that what they fell short of is made up for; where the table has
+        none, counts speak for them.
+        """
+        layer, windows_PN = self.layer, self.counted.windows(context_P, self.number)
+        before_PV = torch.from_numpy(self.counted.distributions(context_P, layer.orders[0] - 1)).log()
+        shorter = slice(0, layer.heads_of(self.number).start)
+        if shorter.stop:
+            values_PM = torch.from_numpy(self.rows.take(layer.row_ids(windows_PN, shorter)))
+            before_PV += values_PM.view(len(context_P), -1, self.vectors_VM.shape[1]).sum(1) @ self.vectors_VM.T
+        return before_PV
 
     def _put(self, at_P: Ids, rows_PM: Floats) -> None:
         dim = self.rows.dim
