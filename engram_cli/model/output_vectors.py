@@ -1,8 +1,8 @@
 """What follows a gram, in a foreign host's own words: token vectors out of its output embedding.
 
 Our host starts in the coordinates of the rows (statistics.py). A host that was trained already has its own: to make a token more
-likely it moves its last states towards that token's output embedding. So rows sum up those, centred and whitened under the corpus's
-frequencies, the strongest directions first; the memory's value projection then learns how much of each to add.
+likely it moves its last states towards that token's output embedding. So rows name tokens by those, centred and whitened under the
+corpus's frequencies, the strongest directions first; the memory's value projection then learns how much of each to add.
 Shapes: V vocabulary, D width, C = heads of an order * numbers per row.
 """
 
