@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from engram_cli.commands.options import Device, Force, Json, Minutes, Quiet, Recipe, Seed, Threads, Tokens
+from engram_cli.commands.options import Device, Force, Json, Minutes, Quiet, Recipe, ReportOut, Seed, Threads, Tokens
 
 
 def command(
     ngrams: Annotated[Path, typer.Argument(metavar="NGRAMS", help="The n-gram artifact to train on.")],
     recipe: Recipe = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Save the report, with a picture.")] = None,
+    out: ReportOut = None,
     minutes: Minutes = None,
     tokens: Tokens = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, metavar="N", help="Runs of each arm, to see the spread.")] = 1,

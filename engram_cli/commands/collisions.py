@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engram_cli.commands.options import Force, Json, Quiet
+from engram_cli.commands.options import Force, Json, Quiet, ReportOut
 
 if TYPE_CHECKING:
     from engram_cli.corpus.artifact import NGrams
@@ -16,7 +16,7 @@ def command(
     ngrams: Annotated[Path, typer.Argument(metavar="NGRAMS", help="N-gram artifact, made by `engram extract`.")],
     table: Annotated[Path | None, typer.Option("--table", metavar="TABLE", help="Take the layout of this table.")] = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="Take the layout this recipe gives.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Save the report, with a picture.")] = None,
+    out: ReportOut = None,
     layer: Annotated[list[int] | None, typer.Option("--layer", metavar="L", help="Only this layer; may be repeated.")] = None,
     worst: Annotated[int, typer.Option("--worst", min=0, metavar="K", help="Buckets to write out per order.")] = 10,
     fail_over: Annotated[

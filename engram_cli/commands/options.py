@@ -14,6 +14,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 Quiet = Annotated[bool, typer.Option("--quiet", help="No stages and no progress on stderr; warnings stay.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what --out names.")]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the artifact is written.")]
+ReportOut = Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Save the report, with a picture.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, metavar="N", help="Threads to use; 0: as many as there are cores.")]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
 Seed = Annotated[

@@ -42,6 +42,7 @@ def command(
     from engram_cli.corpus.artifact import open_ngrams
     from engram_cli.recipe import load_recipe
     from engram_cli.report.plan import plan
+    from engram_cli.store.artifact import write_whole
 
     if out is not None and memory is None:
         raise typer.BadParameter("--out writes a plan that was chosen for a budget; give --memory")
@@ -55,7 +56,8 @@ def command(
     with progress(quiet) as shown:
         found = plan(counted, recipe=given, memory=budget, measure=not no_measure, device=device, progress=shown)
     if out is not None:
-        _write(out, found.recipe_text(take, out.stem))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, found.recipe_text(take, out.stem))
     show(found.report, as_json=as_json)
 
 
@@ -66,13 +68,3 @@ def _check_out(out: Path, force: bool) -> None:
     if out.is_dir() or (out.exists() and not force):
         way_out = "name a file" if out.is_dir() else "choose another name, or replace it with --force"
         raise RecipeError(f"--out writes a new recipe, but {out} is there already; {way_out}")
-
-
-def _write(out: Path, text: str) -> None:
-    """Write `text` whole or not at all."""
-    import os
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.partial")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, out)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from engram_cli.commands.options import Device, Force, Json, Minutes, Quiet, Recipe, Seed, Threads, Tokens
+from engram_cli.commands.options import Device, Force, Json, Minutes, Quiet, Recipe, ReportOut, Seed, Threads, Tokens
 
 
 def command(
@@ -20,7 +20,7 @@ def command(
     parameters: Annotated[
         int | None, typer.Option("--parameters", min=1, metavar="N", help="In all, for --shares [default: twice the host's].")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Save the report, with a picture.")] = None,
+    out: ReportOut = None,
     minutes: Minutes = None,
     tokens: Tokens = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, metavar="N", help="Runs of each point, to see the spread.")] = 1,

@@ -148,14 +148,8 @@ class _Filling:
     """
 
     def __init__(self, layer: LayerLayout, rows: Rows, counted: Counted, number: int, order: _Order, vectors_VM: Tensor) -> None:
-        self.layer, self.rows, self.counted, self.number, self.order, self.vectors_VM = (
-            layer,
-            rows,
-            counted,
-            number,
-            order,
-            vectors_VM,
-        )
+        self.layer, self.rows, self.counted = layer, rows, counted
+        self.number, self.order, self.vectors_VM = number, order, vectors_VM
         level, heads = order.level, layer.heads_of(number)
         self.ids_CH = np.empty((len(level.context_C), heads.stop - heads.start), np.int64)
         for first, last in _parts(len(self.ids_CH)):

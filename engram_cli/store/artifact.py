@@ -179,6 +179,17 @@ def _record(path: Path, digest: RunningDigest | None) -> FileRecord:
     return FileRecord(path.stat().st_size, digest.finish() if digest else manifests.file_digest(path))
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write `text` to a file, whole or not at all. Raises OSError."""
+    draft = path.with_name(f".{path.name}.partial")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+
+
 def partial_path(out: Path) -> Path:
     """The sibling directory in which the artifact `out` is written before it is renamed."""
     return out.parent / f".{out.name}.partial"

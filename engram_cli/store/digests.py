@@ -5,13 +5,12 @@ says what was there then and not what was published: damage of before cannot be 
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from engram_cli.errors import ArtifactError
-from engram_cli.store.artifact import Artifact
+from engram_cli.store.artifact import Artifact, write_whole
 from engram_cli.store.manifest import DIGESTS, FileRecord, Manifest
 from engram_cli.store.tensors import unique_keys
 
@@ -42,10 +41,8 @@ def open_checkpoint(directory: Path, digests: Path | None = None) -> Artifact:
 def write_digests(path: Path, records: Mapping[str, FileRecord]) -> None:
     """Record bytes and digest of each file. Raises ArtifactError where `path` cannot be written."""
     text = json.dumps({name: asdict(record) for name, record in sorted(records.items())}, indent=2, ensure_ascii=False) + "\n"
-    draft = path.with_name(f"{path.name}.partial")
     try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
+        write_whole(path, text)
     except OSError as error:
         raise ArtifactError(
             f"the digests of a checkpoint are recorded in {path}, but it cannot be written ({error.strerror}); give --digests FILE"
