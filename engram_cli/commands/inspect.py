@@ -82,14 +82,16 @@ def command(
 
 def _inspect(path: Path) -> "tuple[Report, dict[str, str]]":
     """What lies at `path`, and the digests of what was looked at."""
-    from engram_cli.report.inspect import inspect
-    from engram_cli.report.overview import artifacts_in, overview
-    from engram_cli.report.stored import inspect_checkpoint
-    from engram_cli.store.artifact import open_artifact
     from engram_cli.table.formats import is_checkpoint
 
     if is_checkpoint(path):
+        from engram_cli.report.stored import inspect_checkpoint
+
         return inspect_checkpoint(path), _table_digest(path)
+    from engram_cli.report.inspect import inspect
+    from engram_cli.report.overview import artifacts_in, overview
+    from engram_cli.store.artifact import open_artifact
+
     several = artifacts_in(path)
     inspected = several or [open_artifact(path)]
     report = overview(path, several) if several else inspect(inspected[0])
