@@ -2,9 +2,12 @@
 
 A map outlives the bytes behind it. When another process cuts the file, touching a page that is gone raises SIGBUS, which ends the
 process; and what lies beyond the cut within the last page reads as zeros. Looking at the size before a read leaves a gap, and
-reading by `pread` costs a system call a row, ten times a look-up. So the size is looked at *after* each read, before anybody sees
+reading by `pread` costs a system call a row, ten times a look-up. So the file is looked at *after* each read, before anybody sees
 what was read, and on Linux a handler of SIGBUS puts zero pages in place of those that are gone, so that the read ends and the check
 is reached (systemd reads its journal in this way). A fault that is not in one of our maps goes to whoever handled SIGBUS before.
+
+To ask for the size takes as long as sixteen rows do. Mostly a byte tells as much: the last one of the file that is not zero, its
+mark. Where a cut takes it, it reads as zero; a cut behind it takes zeros, which are read as zeros still.
 """
 
 import ctypes
@@ -13,6 +16,7 @@ import os
 import signal
 import sys
 import weakref
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -50,9 +54,24 @@ class MappedFile:
         weakref.finalize(self, os.close, self._descriptor)
         self.bytes: Bytes = np.frombuffer(self._map, np.uint8)
         _guard(self, self.bytes)
+        self._mark = self._mark_at = 0
+        if mode == "r" and sys.platform == "linux":  # of the others, pages of our own may outlive a cut
+            self._find_mark()
+
+    def _find_mark(self) -> None:
+        """In the last page; where that holds zeros only, there is none."""
+        first = (self.size - 1) // mmap.PAGESIZE * mmap.PAGESIZE
+        marks = np.flatnonzero(self.bytes[first:])
+        if len(marks):
+            self._mark_at = first + int(marks[-1])
+            mark = self.bytes.item(self._mark_at)
+            self.check()  # before it is believed: a file cut meanwhile has another
+            self._mark = mark
 
     def check(self) -> None:
         """Raises ArtifactError where the file is shorter than when it was opened: what was read since may be zeros."""
+        if self._mark and self.bytes.item(self._mark_at) == self._mark:
+            return
         size = os.lseek(self._descriptor, 0, os.SEEK_END)  # cheaper than fstat; the position is used by nobody
         if size < self.size:
             raise self._shrunk(size)
@@ -60,9 +79,10 @@ class MappedFile:
     def ask(self, offsets_U: npt.NDArray[np.int64], size: int) -> None:
         """Have the disk fetch `size` bytes at each of many places at once: a read by itself waits for one page after another."""
         if self.mode == "r" and sys.platform == "linux":
-            pages_U = np.unique(np.concatenate([offsets_U, offsets_U + (size - 1)]) // mmap.PAGESIZE)
-            for run in np.split(pages_U, np.flatnonzero(np.diff(pages_U) != 1) + 1):  # neighbours in one call
-                self._map.madvise(mmap.MADV_WILLNEED, int(run[0]) * mmap.PAGESIZE, len(run) * mmap.PAGESIZE)
+            starts_U = offsets_U & -mmap.PAGESIZE
+            ask = partial(self._map.madvise, mmap.MADV_WILLNEED)
+            for start, length in zip(starts_U.tolist(), (offsets_U - starts_U + size).tolist(), strict=True):
+                ask(start, length)
 
     def read(self, offset: int, target: Bytes) -> None:
         """Fill `target` (u8, contiguous) from `offset` on. Raises ArtifactError where the file ends before that is done."""

@@ -5,10 +5,10 @@ buffer, so that a pass over a table leaves nothing of it in the process.
 Shapes: R rows of the matrix, E numbers per row, U rows of one call.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,7 @@ from engram_cli.store.mapping import Bytes, MappedFile, Mode
 from engram_cli.store.tensors import STORAGE, Stored
 
 Ids = npt.NDArray[np.int64]
-_LARGE = 1024  # rows: in smaller batches the trial would be felt
-_TRIED, _SLOW = 16, 1e-4  # rows, and seconds: from memory they take a hundredth of that, from a disk many times as long
+_SLOW = 5e-6  # seconds a row: memory takes a hundredth of that, a disk that was not asked ahead many times as long
 
 
 @dataclass(frozen=True)
@@ -30,19 +29,6 @@ class _Part:
     file: MappedFile
     offset: int
     bytes_RB: Bytes
-
-    def take(self, ids: Ids, row_bytes: int) -> Bytes:
-        """Rows of the part; the disk is asked for those of a large batch where the first of them take as long as a disk does.
-
-        Asking costs as much as reading from memory, so it is not done where rows are there; to find that out by the clock is next
-        to nothing. Raises IndexError for ids past the end.
-        """
-        if ids.size >= _LARGE:
-            started = time.perf_counter()
-            self.bytes_RB.take(ids.reshape(-1)[:_TRIED], 0)
-            if time.perf_counter() - started > _SLOW and ids.max() < len(self.bytes_RB):
-                self.file.ask(self.offset + ids.reshape(-1) * row_bytes, row_bytes)
-        return self.bytes_RB.take(ids, 0)
 
 
 class Matrix:
@@ -70,22 +56,36 @@ class Matrix:
         self.count = count
         self._parts, self._files = tuple(parts), tuple(files.values())
         self._firsts = np.array([part.first for part in parts])
+        self._whole = _whole(parts, self.type, self.row_shape)
+        self._slow = True  # whether the disk is to be asked ahead: until a look-up has shown that rows are there
 
     def take(self, ids: Ids) -> npt.NDArray[Any]:
         """Rows `ids` (any shape) as stored: [..., E].
 
+        The disk is asked ahead where it had to deliver rows of the last look-up: asking costs as much as reading from memory, the
+        clock next to nothing.
         Raises IndexError for ids outside the matrix, ArtifactError where a file was cut since it was opened.
         """
-        if ids.size and (least := ids.item(ids.argmin())) < 0:  # cheaper than `min`
+        size = ids.size
+        if size and (least := ids.item(ids.argmin())) < 0:  # cheaper than `min`
             raise IndexError(f"row {least} is out of bounds: rows are counted from 0")
-        taken = self._parts[0].take(ids, self.row_bytes) if len(self._parts) == 1 else self._take_apart(ids)
+        started = perf_counter()
+        if self._slow:
+            self._ask(ids)
+        rows = self._take_apart(ids) if self._whole is None else self._whole.take(ids, 0)
+        self._slow = perf_counter() - started > _SLOW * size
         for file in self._files:
             file.check()
-        rows = taken.view(self.type)
-        return rows if len(self.row_shape) == 1 else rows.reshape(*ids.shape, *self.row_shape)
+        return rows
 
-    def _take_apart(self, ids: Ids) -> Bytes:
-        """As `take`, from each part the rows that lie in it: u8 [..., row_bytes]."""
+    def _ask(self, ids: Ids) -> None:
+        """Ask the disk for the rows that are there."""
+        for part in self._parts:
+            own_U = ids[(ids >= part.first) & (ids < part.first + len(part.bytes_RB))] - part.first
+            part.file.ask(part.offset + own_U * self.row_bytes, self.row_bytes)
+
+    def _take_apart(self, ids: Ids) -> npt.NDArray[Any]:
+        """As `take`, from each part the rows that lie in it, wherever in its file that lies."""
         flat_U = ids.ravel()
         order_U = flat_U.argsort()
         sorted_U = flat_U[order_U]
@@ -95,8 +95,8 @@ class Matrix:
         edges = [*np.searchsorted(sorted_U, self._firsts), len(flat_U)]
         for part, start, stop in zip(self._parts, edges, edges[1:], strict=False):
             if start < stop:
-                taken_UB[order_U[start:stop]] = part.take(sorted_U[start:stop] - part.first, self.row_bytes)
-        return taken_UB.reshape(*ids.shape, self.row_bytes)
+                taken_UB[order_U[start:stop]] = part.bytes_RB.take(sorted_U[start:stop] - part.first, 0)
+        return taken_UB.view(self.type).reshape(*ids.shape, *self.row_shape)
 
     def read(self, first: int, count: int) -> npt.NDArray[Any]:
         """Rows `first` to `first + count` as stored, copied: [count, E]. Raises ArtifactError where a file ends before them."""
@@ -139,3 +139,10 @@ class Matrix:
         """Give back the pages of "r" maps that the process holds."""
         for file in self._files:
             file.release()
+
+
+def _whole(parts: Sequence[_Part], type: np.dtype[Any], row_shape: tuple[int, ...]) -> npt.NDArray[Any] | None:
+    """The rows of a matrix that is one tensor, [R, E], where they lie as processors want numbers of their type; else None."""
+    if len(parts) != 1 or parts[0].offset % type.itemsize:
+        return None
+    return parts[0].bytes_RB.view(type).reshape(-1, *row_shape)

@@ -58,6 +58,38 @@ def test_a_file_that_is_cut_while_it_is_read(path: Path) -> None:
             file.check()
 
 
+def test_a_cut_through_zeros_is_an_error_where_it_is_read_as_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"\1" * (PAGE + 10) + bytes(50))
+    file = MappedFile(path)
+    os.truncate(path, PAGE + 20)
+    file.check()
+    assert file.bytes[PAGE:].tolist() == [1] * 10 + [0] * 50  # as it was
+    os.truncate(path, PAGE + 5)
+    with pytest.raises(ArtifactError, match="something cut it"):
+        file.check()
+
+
+def test_a_cut_of_a_page_of_zeros_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"\1" * PAGE + bytes(PAGE))
+    file = MappedFile(path)
+    os.truncate(path, PAGE)
+    with pytest.raises(ArtifactError, match="something cut it"):
+        file.check()
+
+
+def test_a_last_byte_that_is_written_anew_is_no_cut(path: Path) -> None:
+    file = MappedFile(path)
+    with path.open("r+b") as writer:
+        writer.seek(-1, os.SEEK_END)
+        writer.write(b"\0")
+    file.check()
+    os.truncate(path, PAGE)
+    with pytest.raises(ArtifactError, match="something cut it"):
+        file.check()
+
+
 def test_a_file_that_grew_is_none(path: Path) -> None:
     file = MappedFile(path)
     os.truncate(path, 1 << 20)
