@@ -101,7 +101,7 @@ class Engramdb:
         lines = ";".join(" ".join(map(str, ids.tolist())) for ids in batches)
         done = subprocess.run([*self.command, str(repeats)], input=lines, capture_output=True, text=True, check=True)
         seconds, checksum = done.stdout.split()
-        assert int(checksum) == zlib.crc32(self.same.take(batches[-1])), "engramdb read other rows"
+        assert int(checksum) == zlib.crc32(self.same.take(batches[-1]).tobytes()), "engramdb read other rows"
         return float(seconds)
 
 

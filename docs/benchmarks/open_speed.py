@@ -7,6 +7,9 @@ python docs/benchmarks/open_speed.py CHECKPOINT
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 RUNS = 5
@@ -24,13 +27,7 @@ started = time.perf_counter()
 rows.take(np.random.default_rng(0).integers(0, rows.count, 16384))
 print(seconds, before / 1024, after / 1024, time.perf_counter() - started)
 """
-INSPECT = """
-import resource, sys, time
-started = time.perf_counter()
-from engram_cli.__main__ import run
-run(["inspect", sys.argv[1], "--json"])
-print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, file=sys.stderr)
-"""
+COMMANDS = {"inspect": (), "inspect --text": ("--text", "Only Alexander the Great")}
 
 
 def forget(directory: Path) -> None:
@@ -41,19 +38,35 @@ def forget(directory: Path) -> None:
         os.close(descriptor)
 
 
+def opened(directory: Path) -> list[float]:
+    """Seconds to open; MiB before and after; seconds for rows."""
+    done = subprocess.run([sys.executable, "-c", OPEN, directory], capture_output=True, text=True, check=True)
+    return [float(number) for number in done.stdout.split()]
+
+
+def commanded(directory: Path, options: tuple[str, ...]) -> list[float]:
+    """Seconds from start to end of `engram inspect`, and of the processors; MiB at most."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "engram_cli", "inspect", directory, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    assert status == 0
+    return [time.perf_counter() - started, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]
+
+
 def main() -> None:
     directory = Path(sys.argv[1])
     size = sum(path.stat().st_size for path in directory.iterdir())
     print(f"{directory.name}: {size / 2**30:.1f} GiB in {sum(1 for _ in directory.iterdir())} files")
+    jobs: dict[str, Callable[[Path], list[float]]] = {"open": opened}
+    jobs |= {name: partial(commanded, options=options) for name, options in COMMANDS.items()}
     for state in ("cold", "warm"):
-        for code, stream in ((OPEN, "stdout"), (INSPECT, "stderr")):
+        for name, job in jobs.items():
             for _ in range(RUNS):
                 if state == "cold":
                     forget(directory)
-                done = subprocess.run([sys.executable, "-c", code, directory], capture_output=True, text=True, check=True)
-                print(
-                    state, "open" if code == OPEN else "inspect", *(f"{float(n):.3f}" for n in getattr(done, stream).split()[-4:])
-                )
+                print(state, name, *(f"{number:.3f}" for number in job(directory)))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ _RULE = normalizers.Sequence(
         normalizers.Replace(_LONE_SPACE, " "),
     ]
 )
+_HAN = re.compile("[\u4e00-\u9fff]+")  # letters without case, accents or another form
 _SPACES = re.compile(r"[ \t\r\n]+")
 _ASCII_SPACES = " \t\n\v\f\r"  # what Strip takes off
 
@@ -74,9 +75,10 @@ def token_map(tokenizer: Tokenizer) -> TokenMap:
 
 
 def normalised(text: str) -> str:
-    """A token's text as the rule has it. Most are ASCII, for which it comes down to three steps that Python does by itself."""
+    """A token's text as the rule has it. For most it comes down to what Python does by itself: for ASCII to three steps, for Chinese
+    to nothing."""
     if not text.isascii():
-        return _RULE.normalize_str(text)
+        return text if _HAN.fullmatch(text) else _RULE.normalize_str(text)
     spaced = _SPACES.sub(" ", text.lower())
     return spaced if spaced == " " else spaced.strip(_ASCII_SPACES)
 

@@ -87,6 +87,9 @@ def test_equally_many_canonical_ids_are_not_an_equal_map() -> None:
     assert map_digest(one) == map_digest(one.astype(">u4"))
 
 
-@given(st.text(st.characters(max_codepoint=127), max_size=6) | st.text(" \t\n\v\f\r\x1c\x1fAz", max_size=6))
-def test_the_short_way_for_ascii_is_the_rule(text: str) -> None:
+_HAN = st.text("\u4dff\u4e00\u6c34\u9fff\ua000 \u0301é", max_size=4)
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=6) | st.text(" \t\n\v\f\r\x1c\x1fAz", max_size=6) | _HAN)
+def test_the_short_ways_are_the_rule(text: str) -> None:
     assert normalised(text) == canonical._RULE.normalize_str(text)
