@@ -6,6 +6,7 @@ What a command does, a name of `__all__` does. A name is loaded from its module 
 costs nothing and `engram --help` answers at once.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
     from engram_cli.report.verify import verify as verify
     from engram_cli.store.artifact import open_artifact as open_artifact
     from engram_cli.table.formats import open_stored_table as open_stored_table
+
+# Read when torch and Arrow are loaded, so that nobody but the package comes early enough for commands, library and scripts alike.
+# OpenMP's threads spin while they wait: where others want the cores too, a training step then takes forty times as long. Arrow's
+# allocator reserves a gibibyte at its first use, which counts against a limit on data (ulimit -d) whether it is used or not.
+for _name, _value in (("OMP_WAIT_POLICY", "PASSIVE"), ("MIMALLOC_ARENA_RESERVE", "32MiB")):
+    os.environ.setdefault(_name, _value)
 
 __version__ = "0.1.0"
 _HOMES = {

@@ -72,8 +72,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         stopped.append(number)
         raise KeyboardInterrupt
 
-    # OpenMP's threads spin while they wait; where others want the cores too, a training step then takes ten times as long
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, stop)  # a polite kill cleans up like Ctrl-C
     code = run(sys.argv[1:] if arguments is None else arguments)
     if code == 141:  # the interpreter flushes stdout on its way out and would complain that nobody reads it

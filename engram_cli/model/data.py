@@ -140,6 +140,7 @@ class HeldOut:
         """Of the whole stream; turns nats per token into bits per byte."""
         return len(self.source.stream.tokens_T) / max(1, self.source.stream.bytes)
 
-    def batches(self, batch: int = 32) -> Iterator[Batch]:
+    def batches(self, batch: int = 8) -> Iterator[Batch]:
+        """So many stretches at a time: no more than a step trains on, so that measuring takes no more memory than training."""
         for first in range(0, len(self.stretches_S), batch):
             yield cut(self.source, self.stretches_S[first : first + batch], self.context)

@@ -28,11 +28,13 @@ from engram_cli.model.finite import first_lost, first_lost_module
 from engram_cli.model.layer_rows import Gathered, LayerRows
 from engram_cli.model.table import TakesRows, look_up
 from engram_cli.recipe import TrainingRecipe
+from engram_cli.store.resources import free_memory
 from engram_cli.table.layout import LayerLayout
 
 _WARM_UP = 20  # steps until the learning rate is reached
 _LAST = 0.1  # of the learning rate, at the end of the budget
 _CLIP = 1.0  # norm that the gradient of host, memory and rows together is clipped to
+_PLENTY = 4 << 30  # bytes of memory at hand
 
 
 @dataclass(frozen=True)
@@ -205,11 +207,16 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc to keep freed buffers instead of returning them to the system between steps, which costs a quarter of each."""
+    """Ask glibc to keep freed buffers instead of returning them to the system between steps, which costs a quarter of each.
+
+    Not where memory is scarce: what is kept has holes, which took half as much again as was ever in use at a time.
+    """
+    if free_memory() < _PLENTY:
+        return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # not glibc: nothing to tune
         return
-    threshold, trim, top_pad = -3, -1, -2  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h
-    for option, size in ((threshold, 1 << 30), (trim, (1 << 31) - 1), (top_pad, 1 << 26)):
+    threshold, trim = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
+    for option, size in ((threshold, 1 << 30), (trim, (1 << 31) - 1)):
         mallopt(option, size)

@@ -1,10 +1,12 @@
 """Building: a table artifact holds what was trained; stopped anywhere and resumed, it is the table of a run never stopped."""
 
 import os
+import resource
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from engram_cli.model.start import streams
 from engram_cli.model.table import open_table
 from engram_cli.model.train import Budget, Trainer, token_losses
 from engram_cli.progress import Amounts, Silent
-from engram_cli.recipe import INITS, ROW_OPTIMIZERS, HashRecipe, Recipe, parse_recipe
+from engram_cli.recipe import INITS, ROW_OPTIMIZERS, HashRecipe, Recipe, RowsRecipe, parse_recipe
 from engram_cli.store import artifact as store
 from engram_cli.store import schema
 from engram_cli.store.artifact import Artifact, open_artifact, verify_files
@@ -66,6 +68,28 @@ class StopAt(Silent):
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
+
+
+class At(Silent):
+    """Calls `act` when the run tells of so many tokens."""
+
+    def __init__(self, tokens: int, act: Callable[[], object]) -> None:
+        self.tokens, self.act = tokens, act
+
+    def advance(self, done: float, total: float | None, unit: str, note: str = "", also: Amounts = ()) -> None:
+        if (done, unit) == (self.tokens, "tokens"):
+            self.act()
+
+
+@contextmanager
+def limited(what: int, most: int) -> Iterator[None]:
+    """The system allows this process no more than `most` of one of its resources."""
+    before = resource.getrlimit(what)
+    resource.setrlimit(what, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(what, before)
 
 
 @contextmanager
@@ -440,6 +464,18 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(
     assert_same_table(built(resume=True), uninterrupted)
 
 
+def test_a_checkpoint_that_the_system_refuses_to_write_leaves_the_last_one(
+    built: Built, monkeypatch: pytest.MonkeyPatch, uninterrupted: Artifact
+) -> None:
+    """Not as if: each file ends at a size, as on a full disk, and the system says so."""
+    monkeypatch.setattr(module, "_CHECKPOINT_SECONDS", 0.0)
+    with ExitStack() as stack:
+        fills = At(64 * 5, lambda: stack.enter_context(limited(resource.RLIMIT_FSIZE, 6000)))
+        with pytest.raises(ResourceError, match=r"\(File too large\); make room, and go on from step 4 with --resume"):
+            built(progress=fills)
+    assert_same_table(built(resume=True), uninterrupted)
+
+
 # where rows live ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("optimizer", ROW_OPTIMIZERS)
 def test_mapped_rows_give_the_bytes_of_rows_in_memory_stopped_or_not(
@@ -455,6 +491,21 @@ def test_mapped_rows_give_the_bytes_of_rows_in_memory_stopped_or_not(
                 ngrams, recipe, tmp_path / "again", BUDGET, rows="mmap", resume=tokens > 64 * 4, progress=StopAt(Killed(), tokens)
             )
     assert_same_table(build(ngrams, recipe, tmp_path / "again", BUDGET, rows="mmap", resume=True), in_memory)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts a limit on data against anonymous memory")
+def test_a_table_three_times_larger_than_the_memory_left_is_trained(built: Built) -> None:
+    """What the process may take beyond what it has is a third of the rows with their optimizer state."""
+    built(out="small")  # loads what every build loads
+    recipe = replace(TINY, hash=replace(TINY.hash, size=(600_000,)), rows=RowsRecipe(dim=8, init="zero"))
+    used = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData"))
+    left = 40 << 20
+    with limited(resource.RLIMIT_DATA, used * 1024 + left):
+        with pytest.raises(ResourceError, match=r"--rows ram with 7,2.* takes .* of memory, but .* are free; use --rows mmap"):
+            built(recipe, rows="ram")
+        artifact = built(recipe)
+    assert artifact.manifest.facts["rows"] * (8 * 4 + 4) > 3 * left
+    assert artifact.manifest.facts["rows_trained"] > 100
 
 
 def test_many_changed_rows_bring_a_checkpoint_about(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
