@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engram_cli.corpus.artifact import NGrams
 from engram_cli.errors import ArtifactError
-from engram_cli.model.data import HeldOut, Windowed
-from engram_cli.model.quantise import MEASURED_TOKENS, LossGate
-from engram_cli.model.table import HOST_FILE, Table, open_table
 from engram_cli.report.convert_plan import Plan
 from engram_cli.report.convert_source import Source
+
+if TYPE_CHECKING:
+    from engram_cli.model.quantise import LossGate
+    from engram_cli.model.table import Table
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,9 @@ class Losses:
 class Measure:
     """A table, the text it is measured on, and what its loss may rise by."""
 
-    table: Table
+    table: "Table"
     ngrams: NGrams
-    gate: LossGate
+    gate: "LossGate"
 
     def losses(self, directory: Path, plan: Plan) -> Losses:
         """Before, and with what was written in `directory`. Raises LossError where the gate does not hold."""
@@ -41,6 +43,10 @@ class Measure:
 
 def open_measure(source: Source, ngrams: NGrams, max_loss: float | None) -> Measure:
     """Raises ArtifactError where the table has no host, or another tokenizer than the n-grams."""
+    from engram_cli.model.data import HeldOut, Windowed  # torch takes two seconds and 200 MiB: only who measures a loss pays
+    from engram_cli.model.quantise import MEASURED_TOKENS, LossGate
+    from engram_cli.model.table import HOST_FILE, open_table
+
     path = source.stored.path
     if source.stored.form != "engram" or HOST_FILE not in source.files:
         raise ArtifactError(f"a loss is that of a host with its table, but {path} has no host; leave out --ngrams and --max-loss")
