@@ -7,7 +7,7 @@ import typer
 
 from engram_cli.commands.options import Device, Force, Json, MaxLoss, Minutes, Out, Quiet, Recipe, Seed, Threads, Tokens
 
-RowType = Literal["f32", "f16", "bf16", "fp8-block", "int8-row"]
+RowType = Literal["f32", "f16", "bf16", "fp8-block", "fp8-scalar", "int8-row"]
 
 
 def command(

@@ -16,8 +16,9 @@ from engram_cli.model.carrier import Carrier
 from engram_cli.model.data import HeldOut
 from engram_cli.model.train import token_losses
 from engram_cli.store.artifact import scratch_path
-from engram_cli.table.convert import RoundingError, stream
+from engram_cli.table.convert import RoundingError, largest_number, stream
 from engram_cli.table.layout import LayerLayout
+from engram_cli.table.row_types import ROW_TYPES, matrix_scale
 from engram_cli.table.rows import Rows, rows_file
 
 MEASURED_TOKENS = 262_144  # of the held-out text, that a table's loss is stated for
@@ -64,7 +65,10 @@ def quantise(directory: Path, gate: LossGate, before: float, dtype: str) -> dict
     rows = {}
     for layer in gate.layers:
         source = Rows.open(directory / rows_file(layer.layer))
-        rows[layer.layer] = Rows.create(new / rows_file(layer.layer), source.count, source.dim, dtype)
+        scale = None
+        if ROW_TYPES[dtype].share == "matrix":
+            scale = matrix_scale(max(size for _, size in largest_number(source)))
+        rows[layer.layer] = Rows.create(new / rows_file(layer.layer), source.count, source.dim, dtype, scale)
         for _ in stream(source, rows[layer.layer], RoundingError()):
             pass
     after = gate.loss(rows)

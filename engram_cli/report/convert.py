@@ -43,6 +43,7 @@ from engram_cli.table.rows import Rows
 
 _RECORD_SECONDS = 10.0  # between notes of how far it is
 _COPIED = 1 << 22  # bytes of a tensor that is copied as it is, in one step
+_LOSSES = ("held_out_loss", "held_out_loss_before_rounding", "bits_per_byte")  # facts that are measured
 
 
 def convert(
@@ -257,7 +258,7 @@ def _finish(draft: Draft, source: Source, plan: Plan, losses: Losses | None) -> 
         (draft.path / INDEX).write_text(plan.index(), encoding="utf-8")
         if source.stored.tokenizer is not None:
             shutil.copyfile(source.stored.tokenizer, draft.path / TOKENIZER)
-        _keep(draft.path / KEPT, source)
+        _keep(draft.path / KEPT, source, plan)
         return
     assert source.layout is not None
     assert source.token_map is not None
@@ -273,14 +274,20 @@ def _finish(draft: Draft, source: Source, plan: Plan, losses: Losses | None) -> 
         (draft.path / KEPT_CONFIG).write_text(json.dumps(source.config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     draft.recipe = source.origin.get("recipe", "")
     draft.inputs = {**source.origin.get("inputs", {}), **source.known_by}
-    draft.facts = {**(source.origin.get("facts") or _facts(source)), "dtype": plan.layers[0].type.name}
-    if losses is not None and losses.own:
-        draft.facts |= {"held_out_loss": round(losses.after, 6), "held_out_loss_before_rounding": round(losses.before, 6)}
+    draft.facts = {**(_kept_facts(source, plan) or _facts(source)), "dtype": plan.layers[0].type.name}
+    if losses is not None:
+        draft.facts |= losses.facts
     if source.keeps_config:
         draft.facts["prefixes"] = {str(layer): prefix for layer, prefix in source.prefixes.items()}
 
 
-def _keep(folder: Path, source: Source) -> None:
+def _kept_facts(source: Source, plan: Plan) -> dict[str, Any]:
+    """What the manifest of an artifact said that is still true: not the loss, where its rows are of another type now."""
+    changed = any(layer.type is not layer.source.rows.type for layer in plan.layers)
+    return {key: fact for key, fact in source.origin.get("facts", {}).items() if not (changed and key in _LOSSES)}
+
+
+def _keep(folder: Path, source: Source, plan: Plan) -> None:
     """What an artifact had beside its rows, file by file, with their digests and what its manifest said."""
     if not source.files:
         return
@@ -289,7 +296,8 @@ def _keep(folder: Path, source: Source) -> None:
     for name, file in source.files.items():
         shutil.copyfile(file, folder / name)
         records[name] = {"bytes": file.stat().st_size, "xxh3_128": file_digest(file)}
-    text = json.dumps({**source.origin, "files": records}, indent=2, ensure_ascii=False) + "\n"
+    origin = {**source.origin, "facts": _kept_facts(source, plan), "files": records}
+    text = json.dumps(origin, indent=2, ensure_ascii=False) + "\n"
     (folder / ORIGIN).write_text(text, encoding="utf-8")
 
 

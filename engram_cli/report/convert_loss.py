@@ -1,5 +1,6 @@
 """What a conversion costs: the loss of a table with a host of its own, on held-out text, before and after."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Losses:
-    """Nats a token on the held-out documents of the n-grams at `text`; own: whether the table was built from those."""
+    """Nats a token on the held-out documents of the n-grams at `text`; own: whether the table was built from those; facts: what its
+    manifest then says of it."""
 
     before: float
     after: float
     text: Path
     own: bool
+    facts: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,14 @@ class Measure:
 
     def losses(self, directory: Path, plan: Plan) -> Losses:
         """Before, and with what was written in `directory`. Raises LossError where the gate does not hold."""
+        from engram_cli.model.quantise import loss_facts
+
         before = self.gate.loss(self.table.rows)
         after = self.gate.loss({layer.number: plan.rows(directory, layer) for layer in plan.layers})
         self.gate.must_hold(before, after, plan.layers[0].type.name, "give another --dtype or more --max-loss")
         own = self.table.artifact.manifest.inputs.get("ngrams") == self.ngrams.artifact.digest
-        return Losses(before, after, self.ngrams.artifact.path, own)
+        facts = loss_facts(after, self.gate.held_out.tokens_per_byte) | {"held_out_loss_before_rounding": round(before, 6)}
+        return Losses(before, after, self.ngrams.artifact.path, own, facts if own else {})
 
 
 def open_measure(source: Source, ngrams: NGrams, max_loss: float | None) -> Measure:

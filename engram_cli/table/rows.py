@@ -60,12 +60,14 @@ class Rows:
         )
 
     @classmethod
-    def create(cls, path: Path, rows: int, dim: int, dtype: str) -> "Rows":
-        """A new file of `rows` x `dim` zeros of the row type `dtype`, open for writing.
+    def create(cls, path: Path, rows: int, dim: int, dtype: str, scale: Floats | None = None) -> "Rows":
+        """A new file of `rows` x `dim` zeros of the row type `dtype`, open for writing; scale: f32 [1] where the matrix has one.
 
         The file is sparse: it takes disk only where rows are written.
         """
-        create_tensors(path, ROW_TYPES[dtype].tensors(rows, dim))
+        specs = create_tensors(path, ROW_TYPES[dtype].tensors(rows, dim))
+        if scale is not None:
+            Matrix([Stored(path, specs[_SCALES])], "r+").write(0, scale)
         return cls.open(path, "r+")
 
     @property

@@ -44,7 +44,7 @@ def rows_of(artifact: Artifact) -> dict[str, bytes]:
     return {name: artifact.file(name).read_bytes() for name in artifact.manifest.files if name.startswith("rows-")}
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "f16", "fp8-block", "int8-row"])
+@pytest.mark.parametrize("dtype", ["bf16", "f16", "fp8-block", "fp8-scalar", "int8-row"])
 def test_losses_are_those_of_the_two_tables(ngrams: NGrams, plain: Artifact, tmp_path: Path, dtype: str) -> None:
     artifact = made(ngrams, tmp_path / "small", rows_dtype=dtype, max_loss=0.5)
     facts, before = artifact.manifest.facts, plain.manifest.facts

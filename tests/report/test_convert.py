@@ -216,6 +216,26 @@ def built(ngrams: NGrams, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(ngrams, TINY, tmp_path_factory.mktemp("built") / "table", Budget(tokens=64), device="cpu").path
 
 
+def test_a_loss_of_other_rows_is_not_carried_over(built: Path, tmp_path: Path) -> None:
+    def measured(path: Path) -> bool:
+        return bool(open_artifact(path).manifest.facts.keys() & {"held_out_loss", "bits_per_byte"})
+
+    convert(built, "engram", tmp_path / "same")
+    convert(built, "engram", tmp_path / "half", dtype="bf16")
+    convert(tmp_path / "half", "engram", tmp_path / "full", dtype="f32")
+    assert [measured(tmp_path / name) for name in ("same", "half", "full")] == [True, False, False]
+
+
+def test_a_loss_of_other_rows_is_not_kept_beside_a_checkpoint(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "table", V41_RECIPE)
+    kept = {}
+    for dtype in ("f32", "bf16"):
+        convert(table, "deepseek-v4.1", tmp_path / dtype, dtype=dtype)
+        convert(tmp_path / dtype, "engram", tmp_path / f"{dtype}-back")
+        kept[dtype] = "held_out_loss" in open_artifact(tmp_path / f"{dtype}-back").manifest.facts
+    assert kept == {"f32": True, "bf16": False}
+
+
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "fp8-scalar", "int8-row"])
 def test_the_loss_is_told_before_and_after(built: Path, ngrams: NGrams, tmp_path: Path, dtype: str) -> None:
     report = convert(built, "engram", tmp_path / "out", dtype=dtype, ngrams=ngrams, max_loss=0.5)
@@ -223,6 +243,7 @@ def test_the_loss_is_told_before_and_after(built: Path, ngrams: NGrams, tmp_path
     old, new = (open_artifact(path).manifest.facts for path in (built, tmp_path / "out"))
     assert round(before, 6) == old["held_out_loss"] == new["held_out_loss_before_rounding"]
     assert round(after, 6) == new["held_out_loss"]
+    assert new["bits_per_byte"] == pytest.approx(old["bits_per_byte"] * after / before, abs=2e-6)
     assert (after == before) == (dtype == "f32")
     assert str(report.facts["measured on"]).endswith("of which the table was built")
     table = open_table(tmp_path / "out", "cpu")
