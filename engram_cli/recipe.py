@@ -246,8 +246,11 @@ class Recipe:
 
     def check_buildable(self, *, host_given: bool = False) -> None:
         """Refuse what is told of someone else's table and cannot be trained here. Raises RecipeError."""
-        ours = host_given or not self.host.foreign
-        _rule(ours, "host.name", f"{OUR_HOST}, the one host that is trained here without --host", self.host.name)
+        if self.host.foreign and not host_given:
+            raise RecipeError(
+                f"the one host that is made here is {OUR_HOST}, but the recipe is for {self.host.name}; "
+                "give its directory to engram build with --host"
+            )
         trained = self.rows.dtype in BUILT_TYPES
         _rule(trained, "rows.dtype", f"one of {', '.join(BUILT_TYPES)}, the types that are trained here", self.rows.dtype)
 

@@ -8,6 +8,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 
+transformers.logging.disable_progress_bar()  # on stderr, whose lines tests count
+
 LAYERS, WIDTH = 3, 16
 KINDS = ("llama", "gpt2", "gemma2")
 

@@ -45,6 +45,7 @@ def read_recipe(
     from dataclasses import replace
 
     from engram_cli import recipe as recipes
+    from engram_cli.errors import RecipeError
 
     recipe = recipes.Recipe() if path is None else recipes.load_recipe(path)
     if init is not None:
@@ -54,6 +55,11 @@ def read_recipe(
     if parts is not None:
         recipe = replace(recipe, training=replace(recipe.training, parts=parts))
     if host is not None:
+        if path is not None and not recipe.host.foreign:
+            raise RecipeError(
+                f"--host takes a recipe for a foreign host, but {path} is for {recipes.OUR_HOST}, the one that is made here; "
+                "name the host in it ([host] name), or leave out --host"
+            )
         recipe = host.complete(recipe)
     recipe.check()
     return recipe

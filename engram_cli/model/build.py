@@ -47,6 +47,7 @@ from engram_cli.table.layout import Layout
 _CHECKPOINT_SECONDS = 60.0
 _EVALUATIONS = 8  # over a run, the last at its end
 _EVALUATION_TOKENS = 16_384  # of each but the last
+_FOREIGN_TOKENS = 2_048  # the same with a foreign host, which reads so much more slowly that measuring would outlast training
 _STAGES = 3
 
 
@@ -171,7 +172,7 @@ def _prepare(
     training, held_out = streams(ngrams, layout)
     context = recipe.host.context
     batches = Batches(training, recipe.training.stretches, context, recipe.training.seed)
-    evaluation = HeldOut(held_out, context, _EVALUATION_TOKENS)
+    evaluation = HeldOut(held_out, context, _EVALUATION_TOKENS if host is None else _FOREIGN_TOKENS)
     progress.stage(1, _STAGES, f"initialising {layout.rows:,} rows: {recipe.rows.init}")
     start = Start.make(training, ngrams.vocab, recipe, layout, directory, host=host, fill=not resume, progress=progress)
     return start.trainer(batches, recipe, device, where), evaluation

@@ -18,6 +18,7 @@ from engram_cli.model.quantise import LossGate
 from engram_cli.recipe import INITS
 from engram_cli.store.artifact import open_artifact
 from tests.corpora import write_ngrams
+from tests.hosts import write_host
 from tests.training import TINY, layout_of
 
 Output = pytest.CaptureFixture[str]
@@ -48,17 +49,17 @@ def refused(ngrams_path: Path, tmp_path: Path, capsys: Output) -> Refused:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "message"),
-    [
-        (
-            "deepseek-v4.1-flash",
-            "`host.name` must be engram, the one host that is trained here without --host, but it is DeepSeek-V4.1-Flash",
-        ),
-        ("qwen-ple", "`host.name` must be engram"),
-    ],
+    ("recipe", "name"),
+    [("smollm2", "SmolLM2-135M-Instruct"), ("deepseek-v4.1-flash", "DeepSeek-V4.1-Flash"), ("qwen-ple", "Qwen4Exp")],
 )
-def test_a_recipe_of_someone_elses_table_is_not_built(refused: Refused, recipe: str, message: str) -> None:
-    assert message in refused(recipe=str(Path(__file__).parents[2] / f"tables/{recipe}.toml"))
+def test_a_recipe_for_a_foreign_host_needs_that_host(refused: Refused, recipe: str, name: str) -> None:
+    line = refused(recipe=str(Path(__file__).parents[2] / f"tables/{recipe}.toml"))
+    assert f"the recipe is for {name}; give its directory to engram build with --host" in line
+
+
+def test_a_recipe_for_our_host_takes_no_other(refused: Refused, ngrams: NGrams, tmp_path: Path) -> None:
+    host = write_host(tmp_path / "host", ngrams.artifact.file("tokenizer.json"))
+    assert "tiny.toml is for engram, the one that is made here; name the host in it" in refused("--host", str(host))
 
 
 def test_a_gate_without_a_type_is_refused(refused: Refused) -> None:
