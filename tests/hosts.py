@@ -1,5 +1,6 @@
 """Tiny hosts as Hugging Face models lie on disk: random weights, made in a moment, with a tokenizer of the tests."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -29,3 +30,17 @@ def write_host(out: Path, tokenizer: Path, kind: str = "llama", seed: int = 0, *
     make.from_config(config).save_pretrained(out)
     shutil.copyfile(tokenizer, out / "tokenizer.json")
     return out
+
+
+CHAT_TEMPLATE = """{% if messages[-1].role != 'user' %}{{ raise_exception('the last\\nword is yours') }}{% endif %}
+{%- for message in messages %}{{ message.role + ': ' + message.content | trim + eos_token }}{% endfor %}
+{%- if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"""
+
+
+def teach_to_chat(path: Path, ends: int | list[int] | None = None) -> Path:
+    """Give the host at `path` a chat template, and `ends` as what ends its answers besides the token that ends documents."""
+    (path / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
+    (path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    (path / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}), encoding="utf-8")
+    return path

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "help": "/help               these lines",
     "reset": "/reset              begin again: forget all turns, keep the system text, start the seed's random numbers anew",
-    "system": "/system TEXT        begin again with TEXT as the first paragraph; /system alone takes it away",
+    "system": "/system TEXT        begin again with TEXT as the system text; /system alone takes it away",
     "set": "/set NAME VALUE     change a setting, such as /set temperature 0.7; /set alone shows them",
     "stats": "/stats              tokens per second, rows read and their bytes",
     "memory": "/memory off|on      answer without or with the memory",
@@ -31,6 +31,10 @@ COMMANDS = {
 HONESTY = (
     "This host is a small base model: it was taught to continue text, not to chat. Begin a sentence and it goes on; the "
     "conversation is one document, and each turn a paragraph of it."
+)
+CHATS = (
+    "This host was taught to chat: turns are written by its own template. Its memory was made from plain text, and --raw lets the "
+    "host go on with such a text instead."
 )
 _MULTILINE = 'End a line with \\ to go on in the next, or put a text of several lines between lines of """. Ctrl-C stops an answer.'
 
@@ -45,6 +49,10 @@ class Chat:
         self._at_terminal = False
         self._over = self._warned = False
 
+    @property
+    def _about(self) -> str:
+        return CHATS if self.session.chats else HONESTY
+
     def run(self) -> None:
         """Take turns from stdin until it ends."""
         self._at_terminal = sys.stdin.isatty()
@@ -52,7 +60,7 @@ class Chat:
             self._take_turns(_piped)
             return
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Ctrl-C keeps the session, so a polite kill must not look like one
-        _say(f"{HONESTY}\n/help lists what else it takes.")
+        _say(f"{self._about}\n/help lists what else it takes.")
         if sys.stdout.isatty():
             with _line_editing():
                 self._take_turns(input)
@@ -113,7 +121,7 @@ class Chat:
                 _say(f"engram: {error}")
 
     def _help(self, rest: str) -> None:
-        print("\n".join([*COMMANDS.values(), "", _MULTILINE, "", HONESTY]))
+        print("\n".join([*COMMANDS.values(), "", _MULTILINE, "", self._about]))
 
     def _reset(self, rest: str) -> None:
         self.session.reset()
@@ -121,7 +129,7 @@ class Chat:
 
     def _system(self, text: str) -> None:
         self.session.reset(text)
-        _say("begun again with this first paragraph" if text else "begun again without a system text")
+        _say("begun again with this system text" if text else "begun again without a system text")
 
     def _set(self, rest: str) -> None:
         from engram_cli.report.report import Report

@@ -11,7 +11,8 @@ from engram_cli.commands.options import Device, Json
 def command(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table artifact, made by `engram build`.")],
     prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="One turn: print the answer and exit.")] = None,
-    system: Annotated[str, typer.Option("--system", metavar="TEXT", help="First paragraph of the conversation.")] = "",
+    system: Annotated[str, typer.Option("--system", metavar="TEXT", help="What stands before the first turn.")] = "",
+    raw: Annotated[bool, typer.Option("--raw", help="Let a host that was taught to chat continue text, as others do.")] = False,
     no_memory: Annotated[bool, typer.Option("--no-memory", help="The host alone: nothing is looked up.")] = False,
     temperature: Annotated[float | None, typer.Option(metavar="T", help="0: the likeliest token, always. [default: 0.7]")] = None,
     top_k: Annotated[
@@ -41,8 +42,10 @@ def command(
 
     The host of a table is a small base model: it was taught to continue text, not to chat. A conversation is one document, each
     turn a paragraph: what you write, and how the host goes on. An answer ends with its paragraph, with the document, or at
-    --max-tokens. At a terminal, /help lists the commands: /memory off shows what the memory does, /trace what was looked up.
-    Turns can be piped in, one a line; then answers are all that stdout gets.
+    --max-tokens. A foreign host that brings a chat template is spoken to by that, and ends its answers itself.
+
+    At a terminal, /help lists the commands: /memory off shows what the memory does, /trace what was looked up. Turns can be piped
+    in, one a line; then answers are all that stdout gets.
 
     \b
     Example:
@@ -54,7 +57,7 @@ def command(
 
     from engram_cli.commands.chat import Chat
     from engram_cli.model.generate import Sampling
-    from engram_cli.model.session import Session
+    from engram_cli.model.session import open_session
     from engram_cli.model.table import open_table
 
     given: dict[str, Any] = {
@@ -68,7 +71,7 @@ def command(
     sampling = Sampling(**{name: value for name, value in given.items() if value is not None})
     if threads:
         torch.set_num_threads(threads)
-    session = Session(open_table(table, device, host), sampling, memory=not no_memory)
+    session = open_session(open_table(table, device, host), sampling, memory=not no_memory, raw=raw)
     session.reset(system)
     chat = Chat(session, as_json)
     if prompt is None:

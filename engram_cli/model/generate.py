@@ -11,7 +11,7 @@ Shapes: B batch (1), T tokens, N highest order, K candidates, V vocabulary.
 """
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -198,22 +198,28 @@ def hash_windows(table: TableLike, ids: Sequence[int], start: int, stop: int) ->
     return windows_TN[carried:]
 
 
-def generate(decoder: Decoder, sampling: Sampling, random: torch.Generator | None = None) -> Generator[int, None, None]:
-    """Continue the document token by token, each added to it before it is yielded, until `max_tokens` or the end token (which is
-    not added, and never comes first). `random`: on the CPU; None: a new one from the seed.
+def generate(
+    decoder: Decoder, sampling: Sampling, random: torch.Generator | None = None, ends: Set[int] | None = None
+) -> Generator[int, None, None]:
+    """Continue the document token by token, each added to it before it is yielded, until `max_tokens` or one of `ends` (which is
+    not added, and never comes first). `random`: on the CPU; None: a new one from the seed; ends: None: the token that closes
+    documents.
 
     Raises ArtifactError where the host's numbers are not finite.
     """
     random = random or torch.Generator().manual_seed(sampling.seed)
+    if ends is None:
+        ends = frozenset(() if decoder.table.end is None else (decoder.table.end,))
     for number in range(sampling.max_tokens):
         began, waiting = time.perf_counter(), decoder.waiting
         logits_V = decoder.logits()
-        if decoder.table.end is not None and number == 0:
-            logits_V = logits_V.index_fill(0, torch.tensor(decoder.table.end), -torch.inf)
-        token = sample(logits_V, decoder.ids[decoder.first :], sampling, random)
+        if number == 0:
+            logits_V = logits_V.index_fill(0, torch.tensor(sorted(ends), dtype=torch.int64), -torch.inf)
+        seen = [id for id in decoder.ids[decoder.first :] if id not in ends]
+        token = sample(logits_V, seen, sampling, random)
         seconds = time.perf_counter() - began
         decoder.usage += Usage(waiting, seconds) if number == 0 else Usage(decode_tokens=1, decode_seconds=seconds)
-        if token == decoder.table.end:
+        if token in ends:
             return
         decoder.extend([token])
         yield token

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from engram_cli.corpus.tokenizer import load_tokenizer, vocab_size, vocabulary_digest
 from engram_cli.errors import HostError
+from engram_cli.model.chat_template import ChatTemplate
 from engram_cli.recipe import OUR_HOST, HostRecipe, Recipe
 
 if TYPE_CHECKING:
@@ -74,6 +75,20 @@ class HostDirectory:
         if (found := len(model.get_output_embeddings().weight)) < self.vocab:
             raise HostError(f"a host predicts all ids of its tokenizer, but {self.path} has {self.vocab} and predicts {found}")
         return model.eval()
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate | None:
+        """How it was taught to chat, None where its files do not say. Raises HostError where they cannot be read."""
+        import transformers
+
+        if not _tells_of_chat(self.path):
+            return None
+        reader = _quietly(self.path, "its chat template", lambda: transformers.AutoTokenizer.from_pretrained(**_source(self.path)))
+        if not reader.chat_template:
+            return None
+        told = self.model.generation_config.eos_token_id  # a number, several, or none
+        ends = {*(told if isinstance(told, list) else [told]), reader.eos_token_id} - {None}
+        return ChatTemplate(reader, self.tokenizer, frozenset(ends))
 
     @property
     def output_VD(self) -> torch.Tensor:
@@ -154,6 +169,16 @@ def _locate(path: Path) -> Path:
             + "; name another, or the file"
         )
     return found[0]
+
+
+def _tells_of_chat(path: Path) -> bool:
+    """Whether a chat template may lie there; of a GGUF file only its tokenizer tells."""
+    config = path / "tokenizer_config.json"
+    return (
+        path.is_file()
+        or (path / "chat_template.jinja").is_file()
+        or (config.is_file() and b'"chat_template"' in config.read_bytes())
+    )
 
 
 def _source(path: Path) -> dict[str, Any]:

@@ -7,16 +7,18 @@
 
 Small hosts are taught to continue text, not to chat. So a conversation is one document of paragraphs: the system text, if there is
 one, then for each turn its text and the continuation, which is the answer. An answer ends with its paragraph, with the document
-(the end token), or at `max_tokens`.
+(the end token), or at `max_tokens`. With a host that was taught to chat a `ChatSession` writes the document by its template.
 """
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from itertools import takewhile
 
 import torch
 from tokenizers import Tokenizer
 
 from engram_cli.errors import ChatError
+from engram_cli.model.chat_template import ChatTemplate, Message
 from engram_cli.model.generate import Decoder, Sampling, Usage, generate
 from engram_cli.model.table import Table
 
@@ -32,6 +34,9 @@ class Session:
     "paragraph", "end", "max_tokens", "interrupt", or "" before the first. The host has forgotten the first `decoder.first` ids.
     """
 
+    chats = False  # whether the host is spoken to as it was taught to chat
+    _ends: frozenset[int] | None = None  # raw ids that end an answer, None for what ends documents
+
     def __init__(self, table: Table, sampling: Sampling | None = None, *, memory: bool = True) -> None:
         self.table = table
         self.decoder = Decoder(table, memory)
@@ -43,7 +48,7 @@ class Session:
         """Begin again: no turns, the seed's first random number. `system`: the text to begin with (None: the same as before)."""
         if system is not None:
             self.system = system.strip()
-        opening = self._encode(self.system)
+        opening = self._opening()
         self.decoder.clear()
         self.decoder.extend(opening)
         self.turn = (0, 0, 0)
@@ -77,19 +82,18 @@ class Session:
         text = text.strip()
         if not text:
             raise ChatError("a turn has some text to continue, but this one has none; write a few words")
-        first = len(self.decoder.ids)
         self._before = self.decoder.usage
-        self.decoder.extend(self._encode(PARAGRAPH + text if first else text))
+        first = self._write(text)
         self.turn = (first, len(self.decoder.ids), len(self.decoder.ids))
 
     def generate(self) -> Generator[str, None, None]:
         """The answer, in pieces of whole characters as they come. Close the iterator to stop it: the document then holds just what
         was yielded, as it does after any answer."""
-        answer = _Answer(self.table.tokenizer, self.decoder.ids)
+        answer = _Answer(self.table.tokenizer, self.decoder.ids, "" if self.chats else PARAGRAPH)
         first = len(self.decoder.ids)
         self.stopped_by = "interrupt"
         try:
-            with closing(generate(self.decoder, self._sampling, self._random)) as tokens:
+            with closing(generate(self.decoder, self._sampling, self._random, self._ends)) as tokens:
                 for token in tokens:
                     piece = answer.push(token)
                     if piece:
@@ -103,23 +107,78 @@ class Session:
             self.decoder.cut(first + kept)
             self.decoder.extend(self._encode(rest) if rest else [])
             self.turn = (self.turn[0], first, len(self.decoder.ids))
+            self._take_in(answer.shown)
+
+    def _opening(self) -> list[int]:
+        """What a document begins with before any turn."""
+        return self._encode(self.system)
+
+    def _write(self, text: str) -> int:
+        """Add a turn's text to the document; return where it begins."""
+        first = len(self.decoder.ids)
+        self.decoder.extend(self._encode(PARAGRAPH + text if first else text))
+        return first
+
+    def _take_in(self, answer: str) -> None:
+        """Note what was answered; the document holds it already."""
 
     def _seed(self) -> None:
         self._random = torch.Generator().manual_seed(self._sampling.seed)
 
     def _encode(self, text: str) -> list[int]:
-        try:
-            text.encode()  # half a surrogate pair, which stands for a byte that is not UTF-8, has no encoding
-        except UnicodeEncodeError as error:
-            raise ChatError(f"a turn is UTF-8 text, but its character {error.start} is not; convert it to UTF-8 first") from None
-        return self.table.tokenizer.encode(text, add_special_tokens=False).ids
+        return self.table.tokenizer.encode(_checked(text), add_special_tokens=False).ids
+
+
+class ChatSession(Session):
+    """A conversation in the host's own chat template. The whole of it is written anew for each turn, as templates may leave out or
+    trim what was before; what the host has read of it already is not read again."""
+
+    chats = True
+
+    def __init__(self, table: Table, template: ChatTemplate, sampling: Sampling | None = None, *, memory: bool = True) -> None:
+        self._template, self._ends = template, template.ends
+        super().__init__(table, sampling, memory=memory)
+
+    def _opening(self) -> list[int]:
+        self._messages = [Message("system", _checked(self.system))] if self.system else []
+        return []  # some templates need a turn
+
+    def _write(self, text: str) -> int:
+        messages = [*self._messages, Message("user", _checked(text))]
+        ids = self._template.encode(messages)
+        kept = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, self.decoder.ids, strict=False)))
+        self.decoder.cut(kept)
+        self.decoder.extend(ids[kept:])
+        self._messages = messages
+        return kept
+
+    def _take_in(self, answer: str) -> None:
+        self._messages.append(Message("assistant", answer))
+
+
+def open_session(table: Table, sampling: Sampling, *, memory: bool = True, raw: bool = False) -> Session:
+    """A conversation as the table's host was taught it; with `raw` in paragraphs in any case. Raises HostError where the template
+    of a host cannot be read."""
+    template = None if raw or table.directory is None else table.directory.chat_template
+    if template is None:
+        return Session(table, sampling, memory=memory)
+    return ChatSession(table, template, sampling, memory=memory)
+
+
+def _checked(text: str) -> str:
+    """The text. Raises ChatError where it is not UTF-8: half a surrogate pair, which stands for a byte that is not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ChatError(f"a turn is UTF-8 text, but its character {error.start} is not; convert it to UTF-8 first") from None
+    return text
 
 
 class _Answer:
-    """Token ids to text that may be shown: whole characters only, and nothing of a paragraph's end."""
+    """Token ids to text that may be shown: whole characters only, and nothing from `stop` on, which ends it (none: "")."""
 
-    def __init__(self, tokenizer: Tokenizer, before: Sequence[int]) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int], stop: str = PARAGRAPH) -> None:
+        self._tokenizer, self._stop = tokenizer, stop
         self._read = list(before[-4:])  # the last ids that are text already; some decoders write an id's space only after another
         self._unread: list[int] = []
         self._text = ""
@@ -131,15 +190,20 @@ class _Answer:
     def tokens(self) -> int:
         return len(self._ends)
 
+    @property
+    def shown(self) -> str:
+        """What was shown so far."""
+        return self._text[: self._shown]
+
     def push(self, token: int) -> str:
         """Take a token; return what can be shown now. Sets `ended` where the paragraph ended."""
         self._text += self._decode(token)
         self._ends.append(len(self._text))
         begun = len(self._text) - len(self._text.lstrip())  # an answer may begin with a paragraph's end
-        end = self._text.find(PARAGRAPH, begun) if begun < len(self._text) else -1
+        end = self._text.find(self._stop, begun) if self._stop and begun < len(self._text) else -1
         self.ended = end >= 0
         if not self.ended:
-            end = len(self._text.removesuffix(PARAGRAPH[:1]))
+            end = len(self._text.removesuffix(self._stop[:1]))
         piece, self._shown = self._text[self._shown : end], max(end, self._shown)
         return piece
 

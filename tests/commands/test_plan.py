@@ -94,7 +94,7 @@ def test_a_published_table_needs_no_ngrams(capsys: Output) -> None:
         (["--memory", "1MiB", "-o", ".", "--force"], "name a file"),
         (["--memory", "1MiB", "--device", "gpu"], "--device is auto, cpu or cuda"),
         (["--recipe", str(DEEPSEEK)], "counted only 1, 2, 3"),
-        (["--recipe", str(DEEPSEEK), "--memory", "1GiB"], "`host.name` must be engram"),
+        (["--recipe", str(DEEPSEEK), "--memory", "1GiB"], "the one host that is made here is engram"),
     ],
     ids=str,
 )

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,16 @@ import pytest
 from engram_cli.__main__ import run
 from engram_cli.commands import serve_local
 from engram_cli.commands.chat import COMMANDS, read_turn
+from engram_cli.corpus.artifact import NGrams
 from engram_cli.errors import ChatError
+from engram_cli.model.build import build
 from engram_cli.model.generate import Sampling
+from engram_cli.model.host_directory import open_host
+from engram_cli.model.train import Budget
+from engram_cli.recipe import HostRecipe
 from engram_cli.store.artifact import write_artifact
+from tests.hosts import teach_to_chat, write_host
+from tests.training import TINY
 
 Serve = Callable[..., tuple[int, str, str]]
 
@@ -112,6 +120,18 @@ def test_a_conversation_that_outgrows_the_context_says_so_once(serve: Serve) -> 
     code, _, err = serve(stdin="The capital of France is Paris.\n" * 4)
     assert code == 0
     assert err.count("the host sees 32 tokens") == 1
+
+
+def test_a_host_that_was_taught_to_chat_is_told_so(serve: Serve, ngrams: NGrams, tmp_path: Path) -> None:
+    host = open_host(teach_to_chat(write_host(tmp_path / "host", ngrams.artifact.file("tokenizer.json"))))
+    build(ngrams, replace(TINY, host=HostRecipe(context=16)), tmp_path / "table", Budget(tokens=64), host=host)
+    answers = "The capital\n/trace\n/help\n"
+    _, out, _ = serve("--json", stdin=answers, table=tmp_path / "table")
+    assert "taught to chat: turns are written by its own template" in out
+    assert json.loads(out.splitlines()[1])["tables"]["lookups"][0]["2-gram"] == "⊢u"  # of "user"
+    _, out, _ = serve("--json", "--raw", stdin=answers, table=tmp_path / "table")
+    assert "not to chat" in out
+    assert json.loads(out.splitlines()[1])["tables"]["lookups"][0]["2-gram"] == "⊢T"
 
 
 @pytest.mark.parametrize(

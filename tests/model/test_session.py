@@ -5,15 +5,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
+from engram_cli.corpus.artifact import NGrams
 from engram_cli.errors import ChatError
 from engram_cli.model import session as module
+from engram_cli.model.build import build
 from engram_cli.model.generate import Decoder, Sampling
-from engram_cli.model.session import PARAGRAPH, Session
+from engram_cli.model.host_directory import open_host
+from engram_cli.model.session import PARAGRAPH, Session, open_session
 from engram_cli.model.table import Table, open_table
+from engram_cli.model.train import Budget
+from engram_cli.recipe import HostRecipe
+from tests.hosts import teach_to_chat, write_host
+from tests.training import TINY
 
 Script = Callable[[Sequence[int]], None]
 
@@ -28,7 +36,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     """Make the host say these ids."""
 
     def say(ids: Sequence[int]) -> None:
-        def scripted(decoder: Decoder, sampling: Sampling, random: object) -> Generator[int, None, None]:
+        def scripted(decoder: Decoder, sampling: Sampling, *_: object) -> Generator[int, None, None]:
             for token in ids[: sampling.max_tokens]:
                 decoder.extend([token])
                 yield token
@@ -178,3 +186,70 @@ def test_usage_of_the_last_turn_and_of_the_session(table: Table) -> None:
     list(session.generate())
     assert first.prefill_tokens > 0
     assert session.usage == first + session.last_usage
+
+
+# with a host that was taught to chat ----------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def taught(ngrams: NGrams, tmp_path_factory: pytest.TempPathFactory) -> Table:
+    """A table whose tiny host was taught to chat."""
+    folder = tmp_path_factory.mktemp("taught")
+    host = open_host(teach_to_chat(write_host(folder / "host", ngrams.artifact.file("tokenizer.json")), ends=7))
+    build(ngrams, replace(TINY, host=HostRecipe(context=16)), folder / "table", Budget(tokens=64), host=host)
+    return open_table(folder / "table", "cpu")
+
+
+def test_a_host_that_chats_is_spoken_to_by_its_template(taught: Table, script: Script) -> None:
+    session = open_session(taught, Sampling())
+    assert session.chats
+    session.reset("Be brief.")
+    session.feed("A city?")
+    script(byte_ids(taught, " Paris.\n\nOr Rome. "))
+    assert "".join(session.generate()) == " Paris.\n\nOr Rome. "  # a paragraph is not the end of it
+    session.feed("Why?")
+    written = taught.tokenizer.decode(session.decoder.ids, skip_special_tokens=False)
+    end = "<|endoftext|>"
+    assert written == f"system: Be brief.{end}user: A city?{end}assistant: Paris.\n\nOr Rome.{end}user: Why?{end}assistant:"
+    session.reset("")
+    session.feed("A city?")
+    assert taught.tokenizer.decode(session.decoder.ids, skip_special_tokens=False) == f"user: A city?{end}assistant:"
+
+
+def test_what_a_template_writes_anew_is_not_read_again(taught: Table) -> None:
+    session = open_session(taught, Sampling(max_tokens=3))
+    for text in ("A", "B"):
+        session.feed(text)
+        list(session.generate())
+    first, answer, _ = session.turn
+    assert 0 < first < answer
+    assert session.last_usage.prefill_tokens < answer
+
+
+@pytest.mark.parametrize("end", [0, 7])
+def test_an_answer_ends_with_the_turn(taught: Table, monkeypatch: pytest.MonkeyPatch, end: int) -> None:
+    likeliest_V = torch.zeros(len(taught.canonical_V)).index_fill(0, torch.tensor([end]), 5.0)
+    monkeypatch.setattr(Decoder, "logits", lambda decoder: likeliest_V)
+    session = open_session(taught, Sampling(temperature=0))
+    session.feed("A city?")
+    list(session.generate())
+    assert session.stopped_by == "end"
+    _, answer, stop = session.turn
+    assert stop - answer <= 1
+
+
+def test_a_refused_turn_changes_nothing(taught: Table) -> None:
+    session = open_session(taught, Sampling(max_tokens=2))
+    session.feed("A")
+    list(session.generate())
+    before = list(session.decoder.ids)
+    with pytest.raises(ChatError, match="this one has"):
+        session.feed("B<|endoftext|>")
+    assert session.decoder.ids == before
+    session.feed("B")
+
+
+def test_raw_text_is_continued_by_any_host(taught: Table, table: Table) -> None:
+    session = open_session(taught, Sampling(), raw=True)
+    session.feed("A city?")
+    assert taught.tokenizer.decode(session.decoder.ids) == "A city?"
+    assert not session.chats
+    assert not open_session(table, Sampling()).chats
