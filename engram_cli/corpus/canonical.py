@@ -15,6 +15,7 @@ import xxhash
 from tokenizers import Regex, Tokenizer, normalizers
 
 from engram_cli.corpus.tokenizer import vocab_size
+from engram_cli.store.collector import collector_at_rest
 from engram_cli.store.schema import TOKEN_MAP
 
 _REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are not whole characters
@@ -89,6 +90,7 @@ def identity_map(tokenizer: Tokenizer) -> TokenMap:
     return TokenMap(np.arange(len(texts), dtype=np.uint32), tuple(texts))
 
 
+@collector_at_rest()
 def token_texts(tokenizer: Tokenizer) -> list[str]:
     """The text of each raw id by itself, special tokens as they are written."""
     return tokenizer.decode_batch([[raw] for raw in range(vocab_size(tokenizer))], skip_special_tokens=False)

@@ -27,15 +27,14 @@ _PAD_TOKENS = ("<｜▁pad▁｜>", "<pad>", "<|pad|>", "[PAD]", "<PAD>", "<|pad
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Read a `tokenizer.json`. Raises TokenizerError where it cannot be read or is not one."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
+        text = Path(path).read_bytes()
+    except OSError as error:
         raise TokenizerError(
-            f"a tokenizer is a Hugging Face tokenizer.json, but {path} cannot be read ({why}); name such a file, "
+            f"a tokenizer is a Hugging Face tokenizer.json, but {path} cannot be read ({error.strerror}); name such a file, "
             "or train one with --train-tokenizer"
         ) from None
     try:
-        tokenizer = Tokenizer.from_str(text)
+        tokenizer = Tokenizer.from_buffer(text)
     except Exception as error:  # the library raises bare Exception
         raise TokenizerError(
             f"a tokenizer is a Hugging Face tokenizer.json, but {path} is not one ({error}); name such a file, "

@@ -8,15 +8,14 @@ a tensor in two shards would be read from one by this program and from the other
 only for whoever needs a tensor of it: who looks into a table need not have the experts.
 """
 
-import gc
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engram_cli.errors import ArtifactError
+from engram_cli.store.collector import collector_at_rest
 from engram_cli.store.tensors import Header, Stored, unique_keys
 
 INDEX = "model.safetensors.index.json"
@@ -63,19 +62,7 @@ class Shards(Mapping[str, Stored]):
         return len(self.headers) + len(self.absent)
 
 
-@contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """Python looks for cycles again and again while objects are made, in headers in vain: that takes half of opening them."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@_collector_at_rest()
+@collector_at_rest()
 def open_shards(directory: Path) -> Shards:
     """Read the index and every header in `directory`: an index and its shards, or one safetensors file without an index.
 

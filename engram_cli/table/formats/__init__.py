@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engram_cli.errors import ArtifactError
+from engram_cli.store.collector import collector_at_rest
 from engram_cli.store.manifest import FILE_NAME
 from engram_cli.store.shards import INDEX, open_shards
 from engram_cli.store.tensors import unique_keys
@@ -33,6 +34,7 @@ def is_checkpoint(path: str | Path) -> bool:
     return not (directory / FILE_NAME).exists() and any((directory / name).exists() for name in files)
 
 
+@collector_at_rest()
 def open_stored_table(path: str | Path) -> StoredTable:
     """Open the table in an artifact of ours, or in the directory of a checkpoint.
 
