@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import gguf
 import torch
 import transformers
 from tokenizers import Tokenizer
@@ -44,3 +45,40 @@ def teach_to_chat(path: Path, ends: int | list[int] | None = None) -> Path:
     (path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     (path / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}), encoding="utf-8")
     return path
+
+
+def write_gguf(out: Path, host: Path) -> Path:
+    """Write the Llama at `host` as the GGUF file `out`, as llama.cpp stores one, and return that path."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(host)
+    config, tokenizer = model.config, json.loads((host / "tokenizer.json").read_text(encoding="utf-8"))
+    writer = gguf.GGUFWriter(out, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    tokens = sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)
+    special = {token["content"] for token in tokenizer["added_tokens"]}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.CONTROL if token in special else gguf.TokenType.NORMAL for token in tokens])
+    writer.add_token_merges([" ".join(merge) for merge in tokenizer["model"]["merges"]])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    writer.add_chat_template(CHAT_TEMPLATE)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, tensor in model.state_dict().items():
+        if heads := {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2]):
+            tensor = tensor.view(heads, 2, -1, tensor.shape[-1]).transpose(1, 2).reshape(tensor.shape)  # pairs lie side by side
+        writer.add_tensor(names.get_name(name, (".weight",)), tensor.contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return out

@@ -76,9 +76,9 @@ class HostDirectory:
             raise HostError(f"a host predicts all ids of its tokenizer, but {self.path} has {self.vocab} and predicts {found}")
         return model.eval()
 
-    @cached_property
-    def chat_template(self) -> ChatTemplate | None:
-        """How it was taught to chat, None where its files do not say. Raises HostError where they cannot be read."""
+    def chat_template(self, tokenizer: Tokenizer) -> ChatTemplate | None:
+        """How it was taught to chat, None where its files do not say; written in ids by `tokenizer`, which has the same ones but
+        may split text as no GGUF file can tell. Raises HostError where the files cannot be read."""
         import transformers
 
         if not _tells_of_chat(self.path):
@@ -88,7 +88,7 @@ class HostDirectory:
             return None
         told = self.model.generation_config.eos_token_id  # a number, several, or none
         ends = {*(told if isinstance(told, list) else [told]), reader.eos_token_id} - {None}
-        return ChatTemplate(reader, self.tokenizer, frozenset(ends))
+        return ChatTemplate(reader, tokenizer, frozenset(ends))
 
     @property
     def output_VD(self) -> torch.Tensor:
@@ -100,9 +100,10 @@ class HostDirectory:
         """Refuse ids that mean something else to the host than to the corpus at `of`. Raises HostError."""
         found, wanted = (vocabulary_digest(t) for t in (tokenizer, self.tokenizer))
         if found != wanted:
+            saved = ", which transformers writes (AutoTokenizer.from_pretrained with gguf_file, save_pretrained)"
             raise HostError(
                 f"a host reads the ids of its own tokenizer (vocabulary {wanted}), but {of} has another's ({found}); "
-                f"run engram extract with --tokenizer and the host's tokenizer.json"
+                f"run engram extract with --tokenizer and the host's tokenizer.json{saved if self.path.is_file() else ''}"
             )
 
     def complete(self, recipe: Recipe) -> Recipe:

@@ -159,7 +159,7 @@ class ChatSession(Session):
 def open_session(table: Table, sampling: Sampling, *, memory: bool = True, raw: bool = False) -> Session:
     """A conversation as the table's host was taught it; with `raw` in paragraphs in any case. Raises HostError where the template
     of a host cannot be read."""
-    template = None if raw or table.directory is None else table.directory.chat_template
+    template = None if raw or table.directory is None else table.directory.chat_template(table.tokenizer)
     if template is None:
         return Session(table, sampling, memory=memory)
     return ChatSession(table, template, sampling, memory=memory)

@@ -21,7 +21,7 @@ from engram_cli.model.table import Table, look_up, open_table
 from engram_cli.model.train import Budget
 from engram_cli.recipe import HostRecipe, MemoryRecipe, Recipe
 from engram_cli.store.artifact import Artifact
-from tests.hosts import KINDS, LAYERS, WIDTH, write_host
+from tests.hosts import KINDS, LAYERS, WIDTH, write_gguf, write_host
 from tests.training import TINY, held_out_of, layout_of, trainer_of
 
 RECIPE = replace(TINY, host=HostRecipe(context=16), memory=MemoryRecipe(convolution="zero"))
@@ -171,6 +171,16 @@ def test_another_host_is_refused_with_both_digests(built: Artifact, host: HostDi
         open_table(built.path, "cpu", host=other.path)
     moved = shutil.copytree(host.path, tmp_path / "moved")
     assert open_table(built.path, "cpu", host=moved).directory == replace(host, path=moved, tokenizer=ANY, config=ANY)
+
+
+def test_a_memory_for_a_gguf_file_is_that_of_the_same_model(ngrams: NGrams, tmp_path: Path) -> None:
+    path = write_host(tmp_path / "host", ngrams.artifact.file("tokenizer.json"))
+    hosts = {"one": path, "other": write_gguf(tmp_path / "tiny.gguf", path)}
+    for name, host in hosts.items():
+        build(ngrams, RECIPE, tmp_path / name, Budget(tokens=3 * STEP), host=open_host(host))
+    one, other = (open_table(tmp_path / name, "cpu") for name in hosts)
+    ids = document(ngrams)
+    torch.testing.assert_close(whole_pass(one, ids, True), whole_pass(other, ids, True))
 
 
 def test_a_host_that_is_gone_is_told(ngrams: NGrams, tmp_path: Path) -> None:

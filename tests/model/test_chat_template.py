@@ -9,7 +9,7 @@ import transformers
 from engram_cli.errors import ChatError, HostError
 from engram_cli.model.chat_template import ChatTemplate, Message
 from engram_cli.model.host_directory import open_host
-from tests.hosts import teach_to_chat, write_host
+from tests.hosts import teach_to_chat, write_gguf, write_host
 
 TALK = [Message("system", "Be brief."), Message("user", " Which city? "), Message("assistant", "Paris."), Message("user", "Why?")]
 
@@ -22,7 +22,12 @@ def path(tmp_path: Path, tokenizer_path: Path) -> Path:
 
 @pytest.fixture
 def template(path: Path) -> ChatTemplate:
-    found = open_host(path).chat_template
+    return template_of(path)
+
+
+def template_of(path: Path) -> ChatTemplate:
+    host = open_host(path)
+    found = host.chat_template(host.tokenizer)
     assert found is not None
     return found
 
@@ -37,9 +42,7 @@ def test_a_conversation_is_encoded_as_transformers_does(template: ChatTemplate, 
 def test_answers_end_where_the_host_and_its_tokenizer_say(template: ChatTemplate, path: Path) -> None:
     assert template.ends == {0, 7, 9}
     for ends, expected in ((8, {0, 8}), (None, {0})):
-        taught = open_host(teach_to_chat(path, ends)).chat_template
-        assert taught is not None
-        assert taught.ends == expected
+        assert template_of(teach_to_chat(path, ends)).ends == expected
 
 
 def test_a_turn_does_not_speak_for_another(template: ChatTemplate) -> None:
@@ -54,10 +57,11 @@ def test_what_a_template_refuses_is_one_line(template: ChatTemplate) -> None:
 
 
 def test_a_host_without_a_template_has_none(path: Path) -> None:
+    host = open_host(path)
     (path / "chat_template.jinja").unlink()
-    assert open_host(path).chat_template is None
+    assert host.chat_template(host.tokenizer) is None
     (path / "tokenizer_config.json").unlink()
-    assert open_host(path).chat_template is None
+    assert host.chat_template(host.tokenizer) is None
 
 
 def test_a_template_may_stand_in_the_config_of_the_tokenizer(path: Path, template: ChatTemplate) -> None:
@@ -65,12 +69,16 @@ def test_a_template_may_stand_in_the_config_of_the_tokenizer(path: Path, templat
     config["chat_template"] = (path / "chat_template.jinja").read_text(encoding="utf-8")
     (path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     (path / "chat_template.jinja").unlink()
-    again = open_host(path).chat_template
-    assert again is not None
-    assert again.encode(TALK) == template.encode(TALK)
+    assert template_of(path).encode(TALK) == template.encode(TALK)
+
+
+def test_a_gguf_file_has_its_own_template(path: Path, template: ChatTemplate, tmp_path: Path) -> None:
+    taught = template_of(write_gguf(tmp_path / "tiny.gguf", path))
+    assert taught.encode(TALK) == template.encode(TALK)
+    assert taught.ends == {0}
 
 
 def test_a_template_that_cannot_be_read_is_refused(path: Path) -> None:
     (path / "tokenizer_config.json").write_text("{", encoding="utf-8")
     with pytest.raises(HostError, match="its chat template cannot be"):
-        _ = open_host(path).chat_template
+        template_of(path)

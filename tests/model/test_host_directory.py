@@ -5,8 +5,10 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
+import torch
 from tokenizers import Tokenizer
 
 from engram_cli.corpus.tokenizer import train_tokenizer, vocab_size
@@ -15,7 +17,7 @@ from engram_cli.model import host_directory
 from engram_cli.model.host_directory import HostDirectory, open_host
 from engram_cli.recipe import HashRecipe, HostRecipe, Recipe
 from tests.corpora import make_documents
-from tests.hosts import KINDS, LAYERS, WIDTH, write_host
+from tests.hosts import KINDS, LAYERS, WIDTH, write_gguf, write_host
 
 
 @pytest.fixture
@@ -86,6 +88,29 @@ def test_a_host_that_lacks_weights_is_refused(path: Path) -> None:
     """transformers would give it random ones, and say so in a warning."""
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     refused(damaged(path, "config.json", json.dumps(config | {"num_hidden_layers": LAYERS + 1})), "lacks 9 of them")
+
+
+def test_a_gguf_file_is_the_same_host(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "gguf").mkdir()
+    file = write_gguf(tmp_path / "gguf/tiny.gguf", path)
+    one, other = open_host(path), open_host(file)
+    assert (other.layers, other.width, other.vocab, other.context) == (one.layers, one.width, one.vocab, one.context)
+    assert open_host(file.parent) == replace(other, config=ANY, tokenizer=ANY)
+    other.check_tokenizer(one.tokenizer, tmp_path)
+    tokens_BT = torch.arange(20)[None]
+    torch.testing.assert_close(other.model(input_ids=tokens_BT).logits, one.model(input_ids=tokens_BT).logits)
+
+
+def test_a_gguf_says_how_to_get_its_tokenizer(path: Path, tmp_path: Path) -> None:
+    host = open_host(write_gguf(tmp_path / "tiny.gguf", path))
+    with pytest.raises(HostError, match=r"the host's tokenizer.json, which transformers writes"):
+        host.check_tokenizer(train_tokenizer([make_documents(40, seed=5)], 320), tmp_path)
+
+
+def test_a_truncated_gguf_is_refused(path: Path, tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "tiny.gguf", path)
+    file.write_bytes(file.read_bytes()[:-3000])
+    refused(file, "cannot be")
 
 
 def test_a_gguf_that_is_none_is_refused(tmp_path: Path) -> None:
