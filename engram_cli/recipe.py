@@ -110,12 +110,14 @@ class MemoryRecipe:
     signed_sqrt: the demo's square root on the gate's score; convolution: the short one over what the gates let through, none, or
     starting from zero (the paper) or random weights (the demo); biases: of keys and value (the demo has them, DeepSeek-V4.1 not);
     norm_eps: added to the mean square by the norms of the gate (the demo: 1.1920929e-07). Its branches are the host's.
+    mixture: whether rows from counts at the host's output also speak for themselves, beside the host (model/mixture.py).
     """
 
     signed_sqrt: bool = True
     convolution: str = "none"
     biases: bool = False
     norm_eps: float = 1e-6
+    mixture: bool = False
 
     def check(self) -> None:
         _rule(self.convolution in CONVOLUTIONS, "memory.convolution", f"one of {', '.join(CONVOLUTIONS)}", self.convolution)
@@ -230,6 +232,9 @@ class Recipe:
             section.check()
         whole = self.host.foreign or self.trained_host == "all"
         _rule(whole, "training.parts", f"auto or memory+all with a host called {OUR_HOST}", self.training.parts)
+        spoken = not self.host.foreign and self.rows.init == "counts" and self.host.layers in self.hash.host_layers
+        mixable = 'false, or rows.init = "counts" and a layer of the table at the output of a host called ' + OUR_HOST
+        _rule(spoken or not self.memory.mixture, "memory.mixture", mixable, self.memory.mixture)
         fits = self.host.foreign or max(self.hash.host_layers) <= self.host.layers
         last = FAMILIES[self.hash.family] + self.host.layers
         _rule(fits, "hash.layers", f"at most {last}, the output, in a host of {self.host.layers} layers", self.hash.layers)

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from engram_cli.model.memory import Memory
+from engram_cli.model.mixture import cross_entropy
+
+OF_MEMORY = ("memories.", "mixture.")  # what the names of parameters begin with that are not the transformer's own
 
 
 class CacheLike(Protocol):
@@ -72,6 +75,10 @@ class Carrier(nn.Module):
         cache: continues after the tokens it holds and takes these in; together they must not exceed the context.
         """
 
+    def losses(self, tokens_BT: Tensor, targets_BT: Tensor, memory: Mapping[int, Tensor] | None = None) -> Tensor:
+        """-log p of the token that follows each, nats, f32 [B, T]."""
+        return cross_entropy(self(tokens_BT, memory), targets_BT)
+
     def remember(self, layer: int, hidden_BTD: Tensor, memory_BTM: Tensor, cache: CacheLike | None) -> Tensor:
         """What the memory of `layer` adds, [B, T, D]."""
         past_BSGD = cache.past(layer) if cache is not None else None
@@ -87,4 +94,4 @@ class Carrier(nn.Module):
 
     def host_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Named parameters of the transformer itself, memories left out."""
-        return ((name, p) for name, p in self.named_parameters() if not name.startswith("memories."))
+        return ((name, p) for name, p in self.named_parameters() if not name.startswith(OF_MEMORY))

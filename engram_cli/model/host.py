@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from engram_cli.model.carrier import CacheLike, Carrier
 from engram_cli.model.memory import Memory
+from engram_cli.model.mixture import Mixture
 from engram_cli.recipe import HostRecipe
 
 _ROPE_BASE = 10_000.0
@@ -116,10 +117,16 @@ class Block(nn.Module):
 
 
 class Host(Carrier):
-    """Decoder-only transformer with a Memory before the attention of some layers. vocab: V; recipe: its sizes."""
+    """Decoder-only transformer with a Memory before the attention of some layers.
 
-    def __init__(self, vocab: int, recipe: HostRecipe, memories: Mapping[int, Memory] | None = None) -> None:
+    vocab: V; recipe: its sizes; mixture: through which rows at the output also speak for themselves, None where they do not.
+    """
+
+    def __init__(
+        self, vocab: int, recipe: HostRecipe, memories: Mapping[int, Memory] | None = None, mixture: Mixture | None = None
+    ) -> None:
         super().__init__(recipe.width, recipe.context, memories)
+        self.mixture = mixture
         self.recipe = recipe
         self.embedding = nn.Embedding(vocab, recipe.width)
         self.blocks = nn.ModuleList(Block(recipe) for _ in range(recipe.layers))
@@ -136,7 +143,19 @@ class Host(Carrier):
         self, tokens_BT: Tensor, memory: Mapping[int, Tensor] | None = None, cache: CacheLike | None = None, last: int = 0
     ) -> Tensor:
         assert cache is None or isinstance(cache, Cache)
-        return F.linear(self.hidden(tokens_BT, memory, cache)[:, -last:], self.embedding.weight, self.bias)
+        hidden_BTD = self.hidden(tokens_BT, memory, cache)[:, -last:]
+        logits_BTV = F.linear(hidden_BTD, self.embedding.weight, self.bias)
+        if memory is None or self.mixture is None:
+            return logits_BTV
+        mixed_BTV: Tensor = self.mixture(logits_BTV, hidden_BTD, memory[self.recipe.layers][:, -last:])
+        return mixed_BTV
+
+    def losses(self, tokens_BT: Tensor, targets_BT: Tensor, memory: Mapping[int, Tensor] | None = None) -> Tensor:
+        if memory is None or self.mixture is None:
+            return super().losses(tokens_BT, targets_BT, memory)
+        hidden_BTD = self.hidden(tokens_BT, memory)
+        logits_BTV = F.linear(hidden_BTD, self.embedding.weight, self.bias)
+        return self.mixture.losses(logits_BTV, hidden_BTD, memory[self.recipe.layers], targets_BT)
 
     def hidden(self, tokens_BT: Tensor, memory: Mapping[int, Tensor] | None = None, cache: Cache | None = None) -> Tensor:
         """The last hidden states [B, T, D], normalised, with what a memory at the output adds; `forward` multiplies them with the

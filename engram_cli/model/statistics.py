@@ -95,6 +95,9 @@ def initialise_host(host: Host, vectors: TokenVectors) -> None:
             host.bias.copy_(vectors.log_spread_V)
         if host.recipe.layers in host.memory_layers:
             host.final_norm.weight.fill_(_QUIET)
+        if host.mixture is not None:
+            host.mixture.vectors.copy_(vectors.vectors_VC)
+            host.mixture.bias.copy_(host.bias)
         for layer in host.memory_layers:
             memory: Memory = host.memories[str(layer)]  # type: ignore[assignment]
             value_DM = memory.value.weight

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from engram_cli.corpus.tokenizer import load_tokenizer
 from engram_cli.errors import ArtifactError, DeviceError, HostError
-from engram_cli.model.carrier import Carrier
+from engram_cli.model.carrier import OF_MEMORY, Carrier
 from engram_cli.model.foreign import ForeignHost
 from engram_cli.model.host import Host
 from engram_cli.model.host_directory import HostDirectory, open_host
 from engram_cli.model.memory import Memory
+from engram_cli.model.mixture import Mixture
 from engram_cli.recipe import Recipe, parse_recipe
 from engram_cli.store import schema
 from engram_cli.store.artifact import Artifact, open_artifact
@@ -61,7 +62,10 @@ def make_memories(recipe: Recipe, width: int, layout: Layout | None) -> dict[int
 
 def make_host(recipe: Recipe, vocab: int, layout: Layout | None) -> Host:
     """An uninitialised host of ours with a memory at every layer of `layout` (None: plain)."""
-    return Host(vocab, recipe.host, make_memories(recipe, recipe.host.width, layout))
+    mixture = None
+    if layout and recipe.memory.mixture:
+        mixture = Mixture(vocab, recipe.hash.heads * recipe.rows.dim, len(recipe.hash.orders), recipe.host.width)
+    return Host(vocab, recipe.host, make_memories(recipe, recipe.host.width, layout), mixture)
 
 
 def make_foreign_host(directory: HostDirectory, recipe: Recipe, layout: Layout | None) -> ForeignHost:
@@ -167,7 +171,7 @@ def save_weights(host: Carrier, directory: Path) -> None:
     state = {name: tensor.detach().to("cpu", torch.float32).numpy() for name, tensor in sorted(host.stored().items())}
     parts = {HOST_FILE: False, MEMORY_FILE: True}
     for file, memories in parts.items():
-        write_tensors(directory / file, {n: ("F32", a) for n, a in state.items() if n.startswith("memories.") == memories})
+        write_tensors(directory / file, {n: ("F32", a) for n, a in state.items() if n.startswith(OF_MEMORY) == memories})
 
 
 def load_weights(host: Carrier, artifact: Artifact) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from engram_cli.errors import TrainingError
@@ -76,7 +75,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(_groups(host, recipe), betas=(0.9, 0.95), fused=True)
         self.feed = Feed(batches, rows, host.device)
         self.rates = [(0, recipe.learning_rate, recipe.row_learning_rate)]
-        self._forward: Callable[..., Tensor] = torch.compile(host) if recipe.compile else host
+        self._losses: Callable[..., Tensor] = torch.compile(host.losses) if recipe.compile else host.losses
         keep_freed_memory()
 
     @property
@@ -125,8 +124,7 @@ class Trainer:
         tokens_BT, targets_BT = (torch.from_numpy(ids[part]).to(device) for ids in (fed.batch.tokens_BT, fed.batch.targets_BT))
         memory = {layer: self.rows[layer].memory(item, targets_BT, part) for layer, item in fed.gathered.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=computes_bfloat16(device)):
-            logits_BTV = self._forward(tokens_BT, memory)
-        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
+            return self._losses(tokens_BT, targets_BT, memory).mean()
 
     def _update(self, gathered: Mapping[int, Gathered], rate: float) -> None:
         parameters = [p for p in self.host.parameters() if p.grad is not None]
@@ -193,9 +191,8 @@ def token_losses(
     losses = []
     for batch in held_out.batches():
         memory = look_up(layers, rows, batch.windows_BTN, host.device)
-        logits_BTV = host(torch.from_numpy(batch.tokens_BT).to(host.device), memory)
-        targets = torch.from_numpy(batch.targets_BT).to(host.device).flatten()
-        losses.append(F.cross_entropy(logits_BTV.flatten(0, 1), targets, reduction="none").double().cpu().numpy())
+        tokens_BT, targets_BT = (torch.from_numpy(ids).to(host.device) for ids in (batch.tokens_BT, batch.targets_BT))
+        losses.append(host.losses(tokens_BT, targets_BT, memory).flatten().double().cpu().numpy())
     return np.concatenate(losses)
 
 
