@@ -27,7 +27,8 @@ from engram_cli.corpus.runs import BLOCK, Gram, Range, Room, Run, merge_range, r
 from engram_cli.errors import RecipeError, ResourceError
 from engram_cli.store.resources import at_least, format_bytes, resident_memory
 
-STRETCH = 1 << 24  # tokens counted at once, where memory allows: 0.4 GB while they are; with more, the first touch of memory costs more
+STRETCH = 1 << 24  # tokens counted at once, where memory allows: 0.4 GB while they are; half as many where grams are wide
+_TIMES = 4  # that buffers are counted through at least: touching memory for the first time may cost more than counting through it
 _SMALLEST = 1 << 18
 _RANGE = 1 << 17  # rows merged at once, or more where there are many runs: what their blocks share with other ranges is read twice
 _SLACK = 40 << 20  # bytes: what compiling, the interpreter and small arrays take beside the buffers
@@ -133,7 +134,8 @@ def plan(memory: int, tokens: int, documents: int, threads: int, packing: Packin
     threads, free = fitting[0], left - _SLACK - documents * ends
     largest = int(free * 0.6 / threads / counting)
     rows = int(free * 0.5 / (threads + 2) / merging)
-    return Plan(threads, max(1, min(stretch, largest, -(-tokens // threads))), int(free * 0.3), rows)
+    few = -(-tokens // (_TIMES * threads))
+    return Plan(threads, max(1, min(stretch >> packing.wide, largest, few)), int(free * 0.3), rows)
 
 
 class Engine(Protocol):

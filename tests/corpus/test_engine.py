@@ -108,6 +108,13 @@ def test_too_little_memory_is_refused_with_what_suffices(monkeypatch: pytest.Mon
     assert small.room < large.room
 
 
+def test_buffers_are_counted_through_several_times_before_they_are_greater() -> None:
+    narrow, wide = Packing(3, 15, 0), Packing(5, 15, 0)
+    few, many = ([plan(8 << 30, size, 1000, 2, packing).stretch for packing in (narrow, wide)] for size in (32 << 20, 1 << 30))
+    assert few == [4 << 20, 4 << 20]
+    assert many == [engine.STRETCH, engine.STRETCH // 2]
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     def refuse(self: Path, *arguments: Any, **settings: Any) -> Any:
