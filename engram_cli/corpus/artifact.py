@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from engram_cli.corpus.canonical import map_digest
-from engram_cli.corpus.documents import DOCUMENTS, read_digests
+from engram_cli.corpus.documents import DOCUMENTS, all_digests
 from engram_cli.corpus.ngrams import Grams, Keys, WideGrams, column, positions, unpack
 from engram_cli.corpus.ready_files import column_reader
 from engram_cli.corpus.tokenizer import load_tokenizer
@@ -212,8 +212,8 @@ class NGrams:
         offset_D, length_D = (documents[name].to_numpy()[chosen].astype(np.int64) for name in ("offset", "length"))
         begin = int(offset_D[0]) if len(offset_D) else 0
         tokens_T = column(self.artifact.table(TOKENS, tokens_schema(self.vocab)), "token")[begin : begin + int(length_D.sum())]
-        low_D = np.concatenate([np.empty(0, np.uint64), *(part.low_D for part in read_digests(documents["digest"]))])[chosen]
-        return Stream(tokens_T, offset_D - begin, documents["bytes"].to_numpy()[chosen], low_D)
+        low_D = all_digests(documents["digest"]).low_D
+        return Stream(tokens_T, offset_D - begin, documents["bytes"].to_numpy()[chosen], low_D[chosen])
 
 
 def open_ngrams(path: str | Path) -> NGrams:

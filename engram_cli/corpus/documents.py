@@ -31,6 +31,15 @@ class Digests(NamedTuple):
     high_D: npt.NDArray[np.uint64]
     low_D: npt.NDArray[np.uint64]
 
+    def chosen(self, chosen_D: slice | npt.NDArray[np.bool_]) -> "Digests":
+        return Digests(self.high_D[chosen_D], self.low_D[chosen_D])
+
+
+def all_digests(column: pa.ChunkedArray) -> Digests:
+    """The digests in a column of documents.arrow. Raises ArtifactError as `read_digests`."""
+    none = np.empty(0, np.uint64)
+    return Digests(*map(np.concatenate, zip(Digests(none, none), *read_digests(column), strict=True)))
+
 
 def read_digests(column: pa.ChunkedArray) -> Iterator[Digests]:
     """The digests in a column of documents.arrow, those of a batch at a time. Raises ArtifactError where one is no digest."""

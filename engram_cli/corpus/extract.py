@@ -218,7 +218,7 @@ def _read(
         reader = _reader(sources, settings, budget, may_cut(vocabulary.tokenizer))
         tokens.encode(reader, vocabulary.tokenizer, means.engine, progress)
         return reader
-    options = {"token_dtype": settings.token_dtype, "token_field": settings.token_field}
+    options: dict[str, Any] = {"token_dtype": settings.token_dtype, "token_field": settings.token_field, "budget": budget}
     ready_reader = ReadyReader(ready, vocabulary.tokenizer, tokens.dtype, vocabulary.end, **options)
     tokens.take_ready(ready_reader, progress)
     return ready_reader

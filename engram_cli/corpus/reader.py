@@ -10,25 +10,21 @@ import codecs
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
-from typing import IO, TYPE_CHECKING, NoReturn
+from itertools import chain
+from typing import NoReturn
 
 import pyarrow as pa
 import xxhash
 
 from engram_cli.corpus.budget import AMPLE, Budget
 from engram_cli.corpus.cutting import PIECE, cut
+from engram_cli.corpus.parquet import BLOCK, check_pages, open_parquet, row_bytes
 from engram_cli.corpus.sources import Again, Bytes, Source, seekable
 from engram_cli.errors import CorpusError
 from engram_cli.store.resources import format_bytes
 
-if TYPE_CHECKING:
-    import pyarrow.parquet as pq
-
 _BOM = b"\xef\xbb\xbf"
 _PARQUET_ROWS = 512  # of a batch
-_BLOCK = 1 << 20  # bytes
-_HEADER, _I32 = 24, 0x15  # bytes of a page's header that are looked at; what precedes a number in it, and the next field
 _TEXT = 1 << 26  # bytes of a text file that are held to be read once only
 
 
@@ -207,15 +203,14 @@ class Reader:
         return text or ""
 
     def _parquet(self, stream: Bytes) -> Iterator[str]:
-        import pyarrow.parquet as pq  # a tenth of a second, which what reads no such files need not wait
-
         name = stream.source.name
         try:
-            with seekable(stream) as file, pq.ParquetFile(file) as parquet:
+            with seekable(stream) as file, open_parquet(file) as parquet:
                 self._check_column(parquet.schema_arrow, name)
-                self._check_pages(parquet, file, name)
+                check_pages(parquet, file, self.text_field, self.budget, name)
                 rows, read = parquet.metadata.num_rows, 0
-                for batch in parquet.iter_batches(_rows_at_once(parquet, self.text_field), columns=[self.text_field]):
+                at_once = max(1, min(_PARQUET_ROWS, BLOCK // max(1, row_bytes(parquet, self.text_field))))
+                for batch in parquet.iter_batches(at_once, columns=[self.text_field]):
                     for text in batch.column(0):
                         yield self._value(text.as_py() or "", name)
                     read += batch.num_rows
@@ -234,15 +229,6 @@ class Reader:
         if not (pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_string_view(type)):
             raise CorpusError(
                 f"the column {self.text_field!r} holds text, but in {name} it is {type}; choose another with --text-field"
-            )
-
-    def _check_pages(self, parquet: "pq.ParquetFile", file: IO[bytes], name: str) -> None:
-        """Raise CorpusError where the pages of the texts are too large to be held: Parquet is unpacked by whole pages."""
-        largest = max(map(_page_bytes, repeat(file), _first_pages(parquet, self.text_field)), default=0)
-        if largest > self.budget.page:
-            raise CorpusError(
-                f"a page of a Parquet file is held in memory whole, up to {format_bytes(self.budget.page)} of it, but one of {name} "
-                f"takes {format_bytes(largest)}; give --memory {self.budget.to_unpack(largest)} or more, or write it with smaller pages"
             )
 
     def _value(self, text: str, name: str) -> str:
@@ -280,39 +266,6 @@ class _Decoder:
             ) from None
         self.rest, self.offset = data[used:], self.offset + used
         return text
-
-
-def _first_pages(parquet: "pq.ParquetFile", column: str) -> Iterator[int]:
-    """Where the first page of each kind lies in each row group: writers make the others as large."""
-    at = parquet.schema_arrow.get_field_index(column)
-    for number in range(parquet.metadata.num_row_groups):
-        chunk = parquet.metadata.row_group(number).column(at)
-        yield chunk.data_page_offset
-        if chunk.has_dictionary_page:
-            yield chunk.dictionary_page_offset
-
-
-def _page_bytes(file: IO[bytes], offset: int) -> int:
-    """Bytes of the page at `offset`, unpacked and packed: the second and the third number of its header, a Thrift structure."""
-    file.seek(offset)
-    header, numbers = iter(file.read(_HEADER)), list[int]()
-    while len(numbers) < 3 and next(header, None) == _I32:
-        value = shift = 0
-        for byte in header:
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                break
-        numbers.append(value >> 1)  # zigzag, of what is not negative
-    return sum(numbers[1:])
-
-
-def _rows_at_once(parquet: "pq.ParquetFile", column: str) -> int:
-    """So many rows that they are about a block: a row may be a whole book."""
-    at = parquet.schema_arrow.get_field_index(column)
-    groups = [parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups)]
-    widest = max((group.column(at).total_uncompressed_size // max(1, group.num_rows) for group in groups), default=0)
-    return max(1, min(_PARQUET_ROWS, _BLOCK // max(1, widest)))
 
 
 def _left(parts: Iterator[tuple[int, bytes, bool]]) -> int:

@@ -14,10 +14,10 @@ little-endian u32, one of an n-gram artifact by that of its text. Shapes: T toke
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,16 +25,23 @@ import pyarrow as pa
 import xxhash
 from tokenizers import Tokenizer
 
+from engram_cli.corpus.budget import AMPLE, Budget
+from engram_cli.corpus.documents import Digests
+from engram_cli.corpus.parquet import check_pages, open_parquet, row_values
 from engram_cli.corpus.ready_files import Documents, Ids, lists_of, mapped_documents
 from engram_cli.corpus.sources import expand, shown, walk
 from engram_cli.corpus.tokenizer import byte_lengths
 from engram_cli.errors import CorpusError
 from engram_cli.store.manifest import FILE_NAME
 
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
 TOKEN_DTYPES: dict[str, np.dtype[Any]] = {"u16": np.dtype("<u2"), "u32": np.dtype("<u4")}
 BLOCK = 1 << 20  # tokens
+_ROWS = 4096  # of Parquet at once
+_LISTED = 24  # bytes of memory for an id of a row of Parquet
 _COLUMNS = (".parquet", ".arrow", ".feather")
-_LOW = (1 << 64) - 1
 Keys = npt.NDArray[np.uint64]
 
 
@@ -144,7 +151,7 @@ class ReadyReader:
     """The documents of ready tokens, block by block; may be read again from the start.
 
     dtype: of the ids given, uint16 or uint32; end: the raw id that closes documents, or None; token_dtype: of .bin files;
-    token_field: the column of id lists. `bytes` on disk in all, `done` of them read; `blank` documents (of nothing but an end)
+    token_field: the column of id lists; budget: how much may be held. `bytes` on disk in all, `done` of them read; `blank` documents (of nothing but an end)
     passed over, `empty` sources. Reading raises CorpusError for what cannot be read, and for ids that the tokenizer does not have.
     """
 
@@ -157,8 +164,10 @@ class ReadyReader:
         *,
         token_dtype: str | None = None,
         token_field: str | None = None,
+        budget: Budget = AMPLE,
     ) -> None:
         self.sources = tuple(sources)
+        self.budget = budget
         self.tokenizer = tokenizer
         self.dtype = np.dtype(dtype)
         self.end = end
@@ -202,13 +211,11 @@ class ReadyReader:
     def _columns(self, source: ReadySource) -> Iterator[tuple[Documents, float]]:
         assert self.token_field is not None
         if source.path.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            with pq.ParquetFile(source.path) as parquet:
+            with source.path.open("rb") as file, open_parquet(file) as parquet:
                 rows, read = max(1, parquet.metadata.num_rows), 0
-                check = parquet.schema_arrow
-                lists_of(check.empty_table(), self.token_field, source.name)
-                for batch in parquet.iter_batches(4096, columns=[self.token_field]):
+                lists_of(parquet.schema_arrow.empty_table(), self.token_field, source.name)
+                check_pages(parquet, file, self.token_field, self.budget, source.name)
+                for batch in parquet.iter_batches(self._rows_at_once(parquet, source.name), columns=[self.token_field]):
                     read += batch.num_rows
                     yield lists_of(batch, self.token_field, source.name), read / rows
             return
@@ -223,6 +230,17 @@ class ReadyReader:
             for number in range(file.num_record_batches):
                 share = (number + 1) / file.num_record_batches
                 yield lists_of(file.get_batch(number), self.token_field, source.name), share
+
+    def _rows_at_once(self, parquet: "pq.ParquetFile", name: str) -> int:
+        """So many rows that they are about a block. Raises CorpusError where they are too long to be held."""
+        assert self.token_field is not None
+        longest = row_values(parquet, self.token_field)
+        if longest * _LISTED > self.budget.page:
+            raise CorpusError(
+                f"a row of ids is held in memory whole, up to {self.budget.page // _LISTED:,} of them, but {name} has {longest:,} in a row; "
+                f"give --memory {self.budget.to_unpack(longest * _LISTED)} or more, or write shorter rows"
+            )
+        return max(1, min(_ROWS, BLOCK // max(1, longest)))
 
     def _blocks(self, documents: Documents, number: int) -> Iterator[ReadyBlock]:
         """One block of small documents, or several of a document that is greater than a block."""
@@ -241,9 +259,9 @@ class ReadyReader:
         ids_T, lengths_D = self._closed(ids_T, lengths_D)
         starts_D = np.cumsum(lengths_D) - lengths_D
         if documents.digests is None:
-            digests = [xxhash.xxh3_128_intdigest(document.tobytes()) for document in np.split(ids_T.astype("<u4"), starts_D[1:])]
+            digests = _halves(xxhash.xxh3_128_digest(document.tobytes()) for document in np.split(ids_T.astype("<u4"), starts_D[1:]))
         else:
-            digests = [digest for digest, kept in zip(documents.digests, kept_D, strict=True) if kept]
+            digests = documents.digests.chosen(kept_D)
         bytes_D = np.add.reduceat(self.bytes_V[ids_T], starts_D) if documents.bytes_D is None else documents.bytes_D[kept_D]
         yield self._block(ids_T, starts_D, lengths_D, bytes_D, digests, number)
 
@@ -259,7 +277,7 @@ class ReadyReader:
             closing = self.end is not None and int(ids_T[-1]) != self.end
         if closing:
             state.update(np.array([self.end], dtype="<u4").tobytes())
-        digests = documents.digests or [state.intdigest()]
+        digests = documents.digests or _halves([state.digest()])
         bytes_D = np.array([size], np.uint64) if documents.bytes_D is None else documents.bytes_D
         none = np.empty(0, np.int64)
         for begin in range(0, length, BLOCK):
@@ -268,15 +286,13 @@ class ReadyReader:
             if last and closing:
                 ids_T = np.append(ids_T, np.array([self.end], dtype=self.dtype))
             if begin:
-                yield self._block(ids_T, none, none, none, [], number)
+                yield self._block(ids_T, none, none, none, _halves([]), number)
             else:
                 whole = np.array([length + closing], np.int64)
                 yield self._block(ids_T, np.zeros(1, np.int64), whole, bytes_D, digests, number)
 
-    def _block(self, ids_T: Ids, starts_D: Any, lengths_D: Any, bytes_D: Any, digests: Sequence[int], number: int) -> ReadyBlock:
-        high_D = np.array([digest >> 64 for digest in digests], dtype=np.uint64)
-        low_D = np.array([digest & _LOW for digest in digests], dtype=np.uint64)
-        return ReadyBlock(ids_T, starts_D, lengths_D, bytes_D.astype(np.uint64), high_D, low_D, number)
+    def _block(self, ids_T: Ids, starts_D: Any, lengths_D: Any, bytes_D: Any, digests: Digests, number: int) -> ReadyBlock:
+        return ReadyBlock(ids_T, starts_D, lengths_D, bytes_D.astype(np.uint64), *digests, number)
 
     def _checked(self, ids_T: Ids, name: str, first: int) -> Ids:
         """The ids in the dtype wanted. Raises CorpusError where one has no token; `first`: number of the first one."""
@@ -309,3 +325,8 @@ class ReadyReader:
         if not open_D.any():
             return ids_T, lengths_D
         return np.insert(ids_T, ends_D[open_D], self.end), lengths_D + open_D
+
+
+def _halves(digests: Iterable[bytes]) -> Digests:
+    """Digests of 16 bytes each, in halves."""
+    return Digests(*np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2).T.astype(np.uint64))

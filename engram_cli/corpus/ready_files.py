@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from engram_cli.corpus.documents import DOCUMENTS, Digests, all_digests
 from engram_cli.errors import CorpusError
 from engram_cli.store.stream import column_places
 
@@ -27,7 +28,7 @@ class Documents:
     read: Callable[[int, int], Ids]
     lengths_D: npt.NDArray[np.int64]
     first: int = 0
-    digests: list[int] | None = None
+    digests: Digests | None = None
     bytes_D: npt.NDArray[np.uint64] | None = None
 
     def groups(self, tokens: int) -> Iterator["Documents"]:
@@ -41,7 +42,7 @@ class Documents:
                 lambda a, b, done=done: self.read(done + a, done + b),  # type: ignore[misc]
                 self.lengths_D[chosen],
                 done,
-                None if self.digests is None else self.digests[chosen],
+                None if self.digests is None else self.digests.chosen(chosen),
                 None if self.bytes_D is None else self.bytes_D[chosen],
             )
             begin, done = end, int(ends_D[end - 1])
@@ -147,7 +148,6 @@ def _megatron(path: Path) -> Documents:
 
 def _artifact(path: Path, tokenizer: Tokenizer) -> Documents:
     from engram_cli.corpus.artifact import open_ngrams
-    from engram_cli.corpus.documents import DOCUMENTS
     from engram_cli.corpus.tokens import TOKENS
 
     ngrams = open_ngrams(path)
@@ -156,9 +156,9 @@ def _artifact(path: Path, tokenizer: Tokenizer) -> Documents:
             f"ready tokens are read with the tokenizer that made them, but that of {path} is another; give {path}/tokenizer.json"
         )
     documents = ngrams.artifact.table(DOCUMENTS)
-    digests = [int(digest, 16) for digest in documents["digest"].to_pylist()]
-    lengths_D = documents["length"].to_numpy().astype(np.int64)
-    return Documents(column_reader(ngrams.artifact.file(TOKENS), "token"), lengths_D, 0, digests, documents["bytes"].to_numpy())
+    lengths_D, bytes_D = documents["length"].to_numpy().astype(np.int64), documents["bytes"].to_numpy()
+    read = column_reader(ngrams.artifact.file(TOKENS), "token")
+    return Documents(read, lengths_D, 0, all_digests(documents["digest"]), bytes_D)
 
 
 def column_reader(path: Path, name: str) -> Callable[[int, int], Ids]:
