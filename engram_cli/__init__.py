@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from engram_cli.store.artifact import open_artifact as open_artifact
     from engram_cli.table.formats import open_stored_table as open_stored_table
 
-# Read when torch and Arrow are loaded, so that nobody but the package comes early enough for commands, library and scripts alike.
+# Read when torch and Arrow are loaded, so that it must be said here (who imports torch before this package says it himself).
 # OpenMP's threads spin while they wait: where others want the cores too, a training step then takes forty times as long. Arrow's
 # allocator reserves a gibibyte at its first use, which counts against a limit on data (ulimit -d) whether it is used or not.
 for _name, _value in (("OMP_WAIT_POLICY", "PASSIVE"), ("MIMALLOC_ARENA_RESERVE", "32MiB")):
