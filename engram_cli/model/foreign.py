@@ -1,6 +1,7 @@
 """A Hugging Face causal language model as the host: memories are added by hooks before the layers named, the model stays as it is.
 
-It is frozen unless the recipe says otherwise, and a memory just made adds exact zeros, so that training starts from the very host.
+It is frozen unless the recipe says otherwise, and a memory just made adds exact zeros, so that training starts from the very host;
+at its output rows from counts have something to say at once (output_vectors.py).
 Keys and values lie in the cache of transformers; what the memories' convolutions have seen lies beside them and is cut and
 reordered with them. Reading a host's directory is model/host_directory.py's.
 Shapes: B batch, T tokens, S cached tokens, G branches, D width, V vocabulary.
@@ -87,7 +88,7 @@ class ForeignHost(Carrier):
         return next(modules for modules in lists if len(modules) == layers)
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Random weights for the memories, but a value projection of zeros: the first logits are the model's own, bit for bit."""
+        """Random weights for the memories, but a value projection of zeros: the logits are the model's own, bit for bit."""
         for memory in self.memories.values():
             assert isinstance(memory, Memory)
             memory.initialise(generator)
@@ -116,11 +117,20 @@ class ForeignHost(Carrier):
         return logits_BTV
 
     def _hook(self, layer: int, memory_BTM: Tensor, cache: CacheLike | None) -> Any:
-        """Let the layer read its hidden states with what its memory adds to them."""
+        """Let the layer read its hidden states with what its memory adds to them; at the output, the logits the last ones."""
 
-        def add(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            hidden_BTD = args[0] if args else kwargs["hidden_states"]
-            hidden_BTD = hidden_BTD + self.remember(layer, hidden_BTD, memory_BTM, cache).to(hidden_BTD.dtype)
-            return ((hidden_BTD, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden_BTD})
+        def added(hidden_BTD: Tensor) -> Tensor:
+            return hidden_BTD + self.remember(layer, hidden_BTD, memory_BTM, cache).to(hidden_BTD.dtype)
 
-        return self.blocks[layer].register_forward_pre_hook(add, with_kwargs=True)
+        def before(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            if args:
+                return (added(args[0]), *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": added(kwargs["hidden_states"])}
+
+        def after(base: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            output.last_hidden_state = added(output.last_hidden_state)
+            return output
+
+        if layer == len(self.blocks):
+            return self.model.base_model.register_forward_hook(after)
+        return self.blocks[layer].register_forward_pre_hook(before, with_kwargs=True)

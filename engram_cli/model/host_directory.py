@@ -109,10 +109,10 @@ class HostDirectory:
     def complete(self, recipe: Recipe) -> Recipe:
         """`recipe` with this host in it. Raises HostError where it names a layer that the host lacks, or tells of another host."""
         told = recipe.host
-        if max(recipe.hash.host_layers) >= self.layers:
+        if max(recipe.hash.host_layers) > self.layers:
             raise HostError(
-                f"memories go into layers that the host has, but {self.path} has {self.layers} (0 to {self.layers - 1}) and the "
-                f"recipe names {max(recipe.hash.host_layers)}; change hash.layers"
+                f"memories go into layers that the host has, but {self.path} has {self.layers} (0 to {self.layers - 1}, and "
+                f"{self.layers}, its output) and the recipe names {max(recipe.hash.host_layers)}; change hash.layers"
             )
         if told.foreign:
             for key, found in (("width", self.width), ("layers", self.layers), ("branches", 1)):

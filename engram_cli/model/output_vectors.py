@@ -1,8 +1,9 @@
 """What follows a gram, in a foreign host's own words: token vectors out of its output embedding.
 
 Our host starts in the coordinates of the rows (statistics.py). A host that was trained already has its own: to make a token more
-likely it moves its last states towards that token's output embedding. So rows name tokens by those, centred and whitened under the
-corpus's frequencies, the strongest directions first; the memory's value projection then learns how much of each to add.
+likely it moves its last states towards that token's output embedding. So rows name tokens by those, centred and whitened under
+the corpus's frequencies, the strongest directions first. A memory at the host's output begins by adding to the logits a part of
+what its rows say, as much as the host does not know without them; one further down has to learn how.
 Shapes: V vocabulary, D width, C = heads of an order * numbers per row.
 """
 
@@ -11,9 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from engram_cli.model.statistics import TokenVectors
+from engram_cli.model.carrier import Carrier
+from engram_cli.model.statistics import TokenVectors, read_rows
 
 _FLOOR = 1e-6  # of the largest variance: a direction below it tells nothing
+_TRUST = 0.4  # share of what rows say that a host hears at first: best of 0.1 to 0.5 for SmolLM2 on the Bible (2026-11-24_host.md)
 
 
 def output_vectors(output_VD: Tensor, tokens_T: npt.NDArray[np.integer], size: int, seed: int) -> TokenVectors:
@@ -28,4 +31,11 @@ def output_vectors(output_VD: Tensor, tokens_T: npt.NDArray[np.integer], size: i
     deviation_C = variance_D[-kept:].flip(0).sqrt()
     turn_CC = torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(seed)))[0].double()[:kept]
     vectors_VC = (centred_VD @ direction_DC / deviation_C) @ turn_CC
-    return TokenVectors(vectors_VC.float(), (direction_DC * deviation_C @ turn_CC).float())
+    return TokenVectors(vectors_VC.float(), (direction_DC / deviation_C @ turn_CC).float())
+
+
+def initialise_output(host: Carrier, output: int, vectors: TokenVectors) -> None:
+    """Let a memory at the layer `output`, if there is one, add to the logits a part of what the rows of all orders say."""
+    if output in host.memory_layers:
+        with torch.no_grad():
+            read_rows(host.memories[str(output)], vectors, _TRUST)

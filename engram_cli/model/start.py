@@ -18,7 +18,7 @@ from engram_cli.model.data import Batches, Windowed
 from engram_cli.model.host import initialise
 from engram_cli.model.host_directory import HostDirectory
 from engram_cli.model.layer_rows import LayerRows
-from engram_cli.model.output_vectors import output_vectors
+from engram_cli.model.output_vectors import initialise_output, output_vectors
 from engram_cli.model.placement import state_width
 from engram_cli.model.row_optimizer import OPTIMIZERS
 from engram_cli.model.row_store import open_store
@@ -106,6 +106,8 @@ class Start:
         if self.host is not None:
             foreign = make_foreign_host(self.host, recipe, self.layout)
             foreign.initialise(generator)
+            if self.vectors is not None:
+                initialise_output(foreign, self.host.layers, self.vectors)
             return foreign
         ours = make_host(recipe, self.vocab, self.layout)
         initialise(ours, generator)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engram_cli.model.host import Host
 from engram_cli.model.memory import Memory
@@ -29,7 +29,7 @@ _FAINT = 0.1  # gain of the host's side of a memory's gates, so that all start a
 @dataclass(frozen=True)
 class TokenVectors:
     """vectors_VC: f32, of length sqrt(C), by which a row names tokens; to_width_DC: from there to the host's coordinates (the
-    strongest directions first), orthonormal rows as far as C reaches; log_spread_V: of the share of
+    strongest directions first), so that its output embedding, centred, times this is vectors_VC; log_spread_V: of the share of
     distinct pairs of adjacent tokens in which it is the second, which is what Kneser-Ney begins with
     (None: a foreign host has its own)."""
 
@@ -98,9 +98,14 @@ def initialise_host(host: Host, vectors: TokenVectors) -> None:
         if host.mixture is not None:
             host.mixture.vectors.copy_(vectors.vectors_VC)
             host.mixture.bias.copy_(host.bias)
-        for layer in host.memory_layers:
-            memory: Memory = host.memories[str(layer)]  # type: ignore[assignment]
-            value_DM = memory.value.weight
-            value_DM.copy_(vectors.to_width_DC.repeat(1, value_DM.shape[1] // vectors.to_width_DC.shape[1]))
-            value_DM /= EMBEDDING_SCALE * _HALF_OPEN
-            memory.hidden_norm.weight.fill_(_FAINT)
+        for memory in host.memories.values():
+            read_rows(memory, vectors, 1 / EMBEDDING_SCALE)
+
+
+def read_rows(memory: nn.Module, vectors: TokenVectors, scale: float) -> None:
+    """Let `memory`, half open, add what the rows of all orders say, times `scale`, in the host's coordinates."""
+    assert isinstance(memory, Memory)
+    value_DM = memory.value.weight
+    value_DM.copy_(vectors.to_width_DC.repeat(1, value_DM.shape[1] // vectors.to_width_DC.shape[1]))
+    value_DM *= scale / _HALF_OPEN
+    memory.hidden_norm.weight.fill_(_FAINT)

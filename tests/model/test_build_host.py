@@ -41,8 +41,8 @@ def built(ngrams: NGrams, host: HostDirectory, tmp_path_factory: pytest.TempPath
     return build(ngrams, RECIPE, tmp_path_factory.mktemp("built") / "table", BUDGET, host=host)
 
 
-def start_at(ngrams: NGrams, host: HostDirectory, directory: Path) -> tuple[Start, Recipe]:
-    recipe = host.complete(RECIPE)
+def start_at(ngrams: NGrams, host: HostDirectory, directory: Path, recipe: Recipe = RECIPE) -> tuple[Start, Recipe]:
+    recipe = host.complete(recipe)
     layout = layout_of(ngrams, recipe)
     return Start.make(streams(ngrams, layout)[0], ngrams.vocab, recipe, layout, directory, host=host), recipe
 
@@ -62,6 +62,15 @@ def test_a_memory_just_added_changes_nothing_at_all(ngrams: NGrams, host: HostDi
         plain = host.model(input_ids=tokens_BT).logits[..., : host.vocab]
         assert torch.equal(trainer.host(tokens_BT, looked_up), plain)
     assert all(looked.abs().sum() > 0 for looked in looked_up.values())
+
+
+def test_at_the_output_rows_from_counts_speak_at_once(ngrams: NGrams, host: HostDirectory, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, hash=replace(RECIPE.hash, layers=(LAYERS,)), rows=replace(RECIPE.rows, dim=WIDTH // 2))
+    start, recipe = start_at(ngrams, host, tmp_path, recipe)
+    trainer, held_out = trainer_of(ngrams, start, recipe), held_out_of(ngrams, start.layout)
+    loss = trainer.evaluate(held_out)
+    torch.nn.init.zeros_(trainer.host.memories[str(LAYERS)].value.weight)  # type: ignore[union-attr, arg-type]
+    assert loss < trainer.evaluate(held_out) - 0.01
 
 
 def test_a_memory_learns_and_the_host_stays_as_it_is(ngrams: NGrams, host: HostDirectory, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from engram_cli.model.memory import Memory
 from engram_cli.recipe import MemoryRecipe
 from tests.hosts import KINDS, LAYERS, WIDTH, write_host
 
-LOOKED_UP, CARRYING, TOKENS = 8, (0, 2), 24
+LOOKED_UP, CARRYING, TOKENS = 8, (0, LAYERS - 1, LAYERS), 24  # the last at the output
 CONVOLVED = MemoryRecipe(convolution="random")
 Looked = dict[int, Tensor]
 

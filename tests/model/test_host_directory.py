@@ -136,7 +136,7 @@ def test_another_tokenizer_is_refused_with_both_digests(path: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("recipe", "complaint"),
     [
-        (Recipe(hash=HashRecipe(layers=(1, 3))), r"has 3 \(0 to 2\) and the recipe names 3"),
+        (Recipe(hash=HashRecipe(layers=(1, 4))), r"has 3 \(0 to 2, and 3, its output\) and the recipe names 4"),
         (Recipe(host=HostRecipe(name="other", width=64)), "with width 64, but .* has 16"),
         (Recipe(host=HostRecipe(name="other", layers=30)), "with layers 30, but .* has 3"),
     ],

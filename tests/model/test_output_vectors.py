@@ -25,11 +25,13 @@ def test_vectors_are_white_over_the_corpus(tokens_T: np.ndarray, size: int) -> N
     torch.testing.assert_close(held, expected, atol=1e-3, rtol=0)
 
 
-def test_they_lead_back_to_the_embedding(tokens_T: np.ndarray) -> None:
+@pytest.mark.parametrize("size", [4, 8, 12])
+def test_the_output_embedding_says_what_is_said_in_them(tokens_T: np.ndarray, size: int) -> None:
+    """But for what it adds to all tokens, which a softmax does not see."""
     output_VD = torch.randn(VOCAB, WIDTH, generator=torch.Generator().manual_seed(0))
-    found = output_vectors(output_VD, tokens_T, WIDTH, seed=0)
-    mean_D = output_VD[torch.from_numpy(tokens_T)].mean(0)
-    torch.testing.assert_close(found.vectors_VC @ found.to_width_DC.T, output_VD - mean_D, atol=1e-4, rtol=1e-4)
+    found = output_vectors(output_VD, tokens_T, size, seed=0)
+    centred_VD = output_VD - output_VD[torch.from_numpy(tokens_T)].mean(0)
+    torch.testing.assert_close(centred_VD @ found.to_width_DC, found.vectors_VC, atol=1e-4, rtol=1e-4)
 
 
 def test_directions_without_variance_are_left_out(tokens_T: np.ndarray) -> None:
