@@ -7,46 +7,68 @@ with h' the context h without its oldest token, three discounts D per order, and
 Raw token ids are counted, not canonical ones: the model must predict raw tokens, as a host does. Contexts begin at a document's
 first token; before it they hold a mark of their own.
 
-Everything is sorted arrays and binary search: estimating costs one sort per order, a query one search per order.
+Levels are chained: a gram is its oldest id with the place of all the rest among the grams one id shorter, so that grams of any
+length fit 64 bits. What shares a context lies together, since that is the order of the shorter ones too. Everything is sorted arrays
+and binary search: estimating costs a pass of a radix sort for each order, a query two searches.
 Shapes: T positions, G distinct grams, C distinct contexts.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from engram_cli.corpus.artifact import Stream
+from engram_cli.corpus.count_kernels import lengthen
 from engram_cli.errors import CorpusError
 
 Keys = npt.NDArray[np.uint64]
+Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+
+_SHIFT = np.uint64(40)
+REST = np.uint64((1 << 40) - 1)  # the bits of a key that are a place in the level below; above them is an id
+_NOWHERE = int(REST)  # the place of what does not occur; no level has so many grams
 
 
 @dataclass(frozen=True)
 class Level:
     """One order: its grams with their counts, and for each context the total and the weight of the shorter one.
 
-    gram_G sorted, the predicted token in the low bits; count_G u64, or continuation counts; discounts: D(0) to D(3 and more), f64
-    [4]; context_C sorted; starts_C1: the first gram of each context, and one past the last; total_C; backoff_C = gamma * total.
+    gram_G: keys of grams (`keys`), sorted, with the predicted token of each, token_G u32; count_G, or continuation counts; discounts:
+    D(0) to D(3 and more), f64 [4]; context_C: keys of contexts, sorted, of the lowest level 0; starts_C1: the first gram of each
+    context, and one past the last; total_C; backoff_C = gamma * total.
     """
 
     gram_G: Keys
+    token_G: npt.NDArray[np.uint32]
     count_G: npt.NDArray[np.integer]
     discounts: Floats
     context_C: Keys
-    starts_C1: npt.NDArray[np.int64]
+    starts_C1: Ids
     total_C: Floats
     backoff_C: Floats
 
     @classmethod
-    def estimate(cls, gram_G: Keys, count_G: npt.NDArray[np.integer], bits: int) -> "Level":
+    def estimate(cls, gram_G: Keys, count_G: npt.NDArray[np.integer], below: "Level | None") -> "Level":
+        """below: the level whose grams are one id shorter; None: these are tokens alone."""
         discounts = _discounts(count_G)
-        context_G = gram_G >> np.uint64(bits)
-        first_C = np.flatnonzero(np.r_[True, context_G[1:] != context_G[:-1]])
+        if below is None:
+            token_G, context_G = ids_of(gram_G).astype(np.uint32), np.zeros(len(gram_G), np.uint64)
+        else:
+            rest_G = rest_of(gram_G)
+            token_G = below.token_G[rest_G]
+            context_G = keys(ids_of(gram_G), np.repeat(np.arange(len(below.context_C)), below.followed_C)[rest_G])
+        first_C = np.flatnonzero(_differs(context_G))
         total_C = np.add.reduceat(count_G, first_C).astype(np.float64)
         backoff_C = np.add.reduceat(discounts[np.minimum(count_G, 3)], first_C)
-        return cls(gram_G, count_G, discounts, context_G[first_C], np.append(first_C, len(gram_G)), total_C, backoff_C)
+        return cls(gram_G, token_G, count_G, discounts, context_G[first_C], np.append(first_C, len(gram_G)), total_C, backoff_C)
+
+    @property
+    def followed_C(self) -> Ids:
+        """By how many different tokens."""
+        return np.diff(self.starts_C1)
 
     @property
     def discounted_G(self) -> Floats:
@@ -54,12 +76,12 @@ class Level:
         discounted_G: Floats = self.count_G - self.discounts[np.minimum(self.count_G, 3)]
         return discounted_G
 
-    def apply(self, gram_T: Keys, bits: int, lower_T: Floats) -> Floats:
-        """p(w | h) at each position, given p(w | h') there; a context never seen passes the lower order on."""
-        discounted_T = _find(self.gram_G, gram_T, self.discounted_G)
-        context_T = gram_T >> np.uint64(bits)
-        total_T = _find(self.context_C, context_T, self.total_C)
-        backoff_T = _find(self.context_C, context_T, self.backoff_C)
+    def apply(self, gram_T: Ids, context_T: Ids, lower_T: Floats) -> Floats:
+        """p(w | h) of grams and contexts by place, given p(w | h'); a context never seen passes the lower order on."""
+        discounted_T, total_T, backoff_T = (
+            np.append(values, 0.0)[np.minimum(at_T, len(values))]
+            for values, at_T in ((self.discounted_G, gram_T), (self.total_C, context_T), (self.backoff_C, context_T))
+        )
         seen_T = total_T > 0
         total_T[~seen_T] = 1.0
         return np.where(seen_T, (discounted_T + backoff_T * lower_T) / total_T, lower_T)
@@ -74,11 +96,6 @@ class CountModel:
     levels: tuple[Level, ...]
 
     @property
-    def bits(self) -> int:
-        """Bits per id; the value `vocab` marks the slots before a document."""
-        return self.vocab.bit_length()
-
-    @property
     def parameters(self) -> int:
         """Stored numbers: one per gram, two per context."""
         return sum(len(level.gram_G) + 2 * len(level.context_C) for level in self.levels)
@@ -88,52 +105,99 @@ class CountModel:
 
         A document's first token is predicted from the end of the document before it, as a host sees it.
         """
-        grams = list(_grams(stream, self.order, self.bits, self.vocab))
         probability_T = np.full(len(stream.tokens_T) - 1, 1.0 / self.vocab)
-        for level, gram_T in zip(self.levels, grams, strict=True):
-            probability_T = level.apply(gram_T, self.bits, probability_T)
+        gram_T = context_T = np.zeros(len(probability_T), np.int64)
+        for number, ids_T in enumerate(_ids(stream, self.order, self.vocab)):
+            level = self.levels[number]
+            gram_T = find(level.gram_G, keys(ids_T, gram_T))
+            if number:  # the lowest level has but the empty context
+                context_T = find(level.context_C, keys(ids_T, context_T))
+            probability_T = level.apply(gram_T, context_T, probability_T)
         return probability_T
 
 
 def estimate(stream: Stream, vocab: int, order: int = 4) -> CountModel:
     """Estimate an interpolated modified Kneser-Ney model of `order` from a stream of raw token ids below `vocab`.
 
-    Raises CorpusError where `order` ids of the vocabulary do not fit 64 bits, or the stream has fewer than two tokens.
+    Raises CorpusError where the stream has fewer than two tokens.
     """
-    bits = vocab.bit_length()
-    if order * bits > 64:
-        raise CorpusError(f"a gram of the count model must fit 64 bits, but {order} ids x {bits} bits do not; use a lower order")
     if len(stream.tokens_T) < 2:
         raise CorpusError(f"a count model needs at least 2 tokens, but the corpus has {len(stream.tokens_T)}; give it more text")
-    return CountModel(order, vocab, estimate_levels(_grams(stream, order, bits, vocab)[-1], order, bits))
+    return CountModel(order, vocab, estimate_levels(_ids(stream, order, vocab)))
 
 
-def estimate_levels(gram_T: Keys, order: int, bits: int) -> tuple[Level, ...]:
-    """The levels of a model of `order`, the lowest first, from all its occurrences of grams of that length: `bits` an id, the
-    predicted one in the low bits, the oldest in the high ones. Below the highest order it is counted in how many contexts, one
-    token longer, a gram was seen."""
-    gram_G, count_G = np.unique(gram_T, return_counts=True)
-    levels = [Level.estimate(gram_G, count_G, bits)]
-    for length in range(order - 1, 0, -1):
-        gram_G, count_G = np.unique(gram_G & np.uint64((1 << (bits * length)) - 1), return_counts=True)
-        levels.append(Level.estimate(gram_G, count_G, bits))
-    return tuple(reversed(levels))
+def estimate_levels(ids: Iterable[npt.NDArray[np.uint32]]) -> tuple[Level, ...]:
+    """The levels of a model, the lowest first, from all occurrences of its grams: the token predicted at each position, [T], then
+    the id before it, and so on, one array for each level, dropped before the next is asked for.
+
+    Below the highest order it is counted in how many contexts, one token longer, a gram was seen.
+    """
+    grams, times_G = _count(ids)
+    counts = [*(np.bincount(rest_of(gram_G)) for gram_G in grams[1:]), times_G]
+    levels: list[Level] = []
+    for gram_G, count_G in zip(grams, counts, strict=True):
+        levels.append(Level.estimate(gram_G, count_G, levels[-1] if levels else None))
+    return tuple(levels)
 
 
-def _grams(stream: Stream, order: int, bits: int, vocab: int) -> list[Keys]:
-    """For each length 1..order the packed gram that ends with each predicted token: uint64 [T - 1] each."""
-    tokens_T = stream.tokens_T.astype(np.uint64)
+def _count(ids: Iterable[npt.NDArray[np.uint32]]) -> tuple[list[Keys], Ids]:
+    """The distinct grams of each length, sorted, and how often each of the longest occurs."""
+    grams: list[Keys] = []
+    position_T: npt.NDArray[np.integer] = np.zeros(0, np.int64)
+    gram_T = position_T
+    for ids_T in ids:
+        if not grams:
+            position_T = np.arange(len(ids_T), dtype=np.uint32 if len(ids_T) >> 32 == 0 else np.int64)
+            gram_T = np.zeros_like(position_T)
+        longer_T, key_T = np.empty_like(position_T), np.empty(len(ids_T), np.uint64)
+        lengthen(ids_T, position_T, gram_T, np.zeros(int(ids_T.max()) + 2, np.int64), longer_T, key_T, _SHIFT)
+        position_T, first_T = longer_T, _differs(key_T)
+        gram_T = np.cumsum(first_T, dtype=position_T.dtype)
+        gram_T -= 1
+        grams.append(key_T[first_T])
+    return grams, np.bincount(gram_T)
+
+
+def _ids(stream: Stream, order: int, vocab: int) -> Iterator[npt.NDArray[np.uint32]]:
+    """What `estimate_levels` wants of a stream: `vocab` marks what is before a document."""
+    tokens_T = stream.tokens_T.astype(np.uint32)
     position_T = stream.position_T
-    grams = [tokens_T[1:]]
+    yield tokens_T[1:]
     for back in range(1, order):
         # The context of token i are tokens i-1, i-2, ..., none of them before the first token of the document of i-1.
-        context_T = np.full(len(tokens_T) - 1, vocab, dtype=np.uint64)
+        context_T = np.full(len(tokens_T) - 1, vocab, dtype=np.uint32)
         inside_T = position_T[:-1] >= back - 1
         inside_T[: back - 1] = False
         at_T = np.flatnonzero(inside_T)
         context_T[at_T] = tokens_T[at_T - (back - 1)]
-        grams.append(grams[-1] | context_T << np.uint64(bits * back))
-    return grams
+        yield context_T
+
+
+def keys(oldest: npt.NDArray[np.integer], rest: npt.NDArray[np.integer]) -> Keys:
+    """Grams, or contexts, as a level has them: the oldest id, and the place of all the rest in the level below (of a single id, 0)."""
+    key: Keys = oldest.astype(np.uint64) << _SHIFT | rest.astype(np.uint64)
+    return key
+
+
+def ids_of(key: Keys) -> Ids:
+    """The oldest id of each."""
+    return (key >> _SHIFT).astype(np.int64)
+
+
+def rest_of(key: Keys) -> Ids:
+    """The place of all the rest of each in the level below."""
+    return (key & REST).astype(np.int64)
+
+
+def find(sorted_keys: Keys, key: Keys) -> Ids:
+    """The place of each key among the sorted ones; of a key that is not there, one past every place."""
+    at = np.searchsorted(sorted_keys, key)
+    return np.where(sorted_keys[np.minimum(at, len(sorted_keys) - 1)] == key, at, _NOWHERE)
+
+
+def _differs(sorted_keys: Keys) -> npt.NDArray[np.bool_]:
+    """From the one before."""
+    return np.append(True, sorted_keys[1:] != sorted_keys[:-1])
 
 
 def _discounts(count_G: npt.NDArray[np.integer]) -> Floats:
@@ -148,9 +212,3 @@ def _discounts(count_G: npt.NDArray[np.integer]) -> Floats:
     estimated = np.array([0.0, 1 - 2 * y * twice / once, 2 - 3 * y * thrice / twice, 3 - 4 * y * four / thrice])
     usable = (estimated[1:] > 0).all() and (estimated[1:] < np.array([1, 2, 3])).all()
     return estimated if usable else np.array([0.0, 0.5, 1.0, 1.5])
-
-
-def _find(sorted_keys: Keys, query_T: Keys, values: Floats) -> Floats:
-    """The value of each query's key, 0 where it is not among the sorted keys."""
-    at_T = np.minimum(np.searchsorted(sorted_keys, query_T), len(sorted_keys) - 1)
-    return np.where(sorted_keys[at_T] == query_T, values[at_T], 0.0)

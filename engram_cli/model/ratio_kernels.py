@@ -23,8 +23,7 @@ def log_ratios(
     discounts: Any,
     total_C: Any,
     backoff_C: Any,
-    mask: Any,
-    lower_gram_G: Any,
+    rest: Any,
     lower_G: Any,
     probability_G: Any,
     ratio_G: Any,
@@ -32,38 +31,20 @@ def log_ratios(
 ) -> None:
     """For each gram p(token | context), log(p / (gamma * p_lower)), and how much of that is left with one occurrence less, a share.
 
-    mask: the bits of a gram without its oldest id; lower_gram_G, lower_G: the level below and its probabilities. Grams that share
-    their oldest id ascend in the level below too, so each search begins where the last one ended.
+    rest: the bits of a gram's place in the level below; lower_G: the probabilities there.
     """
-    at = 0
-    before = np.uint64(0)
-    end = len(lower_gram_G) - 1
     for context in range(first, last):
         backoff, total = backoff_C[context], total_C[context]
         for gram in range(starts_C[context], starts_C[context + 1]):
-            wanted = gram_G[gram] & mask
-            if wanted < before:
-                at = 0
-            before = wanted
-            step = 1
-            while at + step < end and lower_gram_G[at + step] < wanted:
-                at += step
-                step *= 2
-            high = min(at + step, end)
-            while at < high:
-                middle = (at + high) >> 1
-                if lower_gram_G[middle] < wanted:
-                    at = middle + 1
-                else:
-                    high = middle
+            lower = lower_G[np.int64(gram_G[gram] & rest)]
             count = np.int64(count_G[gram])
             discount = discounts[min(count, 3)]
-            probability_G[gram] = (count - discount + backoff * lower_G[at]) / total
-            ratio_G[gram] = np.log1p((count - discount) / (backoff * lower_G[at]))
+            probability_G[gram] = (count - discount + backoff * lower) / total
+            ratio_G[gram] = np.log1p((count - discount) / (backoff * lower))
             kept_G[gram] = 0.0
             if count > 1:
                 less = discounts[min(count - 1, 3)]
-                kept_G[gram] = np.log1p((count - 1 - less) / ((backoff - discount + less) * lower_G[at])) / ratio_G[gram]
+                kept_G[gram] = np.log1p((count - 1 - less) / ((backoff - discount + less) * lower)) / ratio_G[gram]
 
 
 @compiled
@@ -79,15 +60,15 @@ def claim(ids_CH: Any, total_C: Any, most_R: Any, owner_R: Any) -> None:
 
 @compiled
 def interpolate(
-    at_P: Any, starts_C: Any, gram_G: Any, count_G: Any, discounts: Any, total_C: Any, backoff_C: Any, low: Any, p_PV: Any
+    at_P: Any, starts_C: Any, token_G: Any, count_G: Any, discounts: Any, total_C: Any, backoff_C: Any, p_PV: Any
 ) -> None:
-    """Turn the distributions of the level below, p_PV, into this level's, in place; at_P: contexts by place, low: an id's bits."""
+    """Turn the distributions of the level below, p_PV, into this level's, in place; at_P: contexts by place."""
     for row in range(len(at_P)):
         context = at_P[row]
         p_PV[row] *= backoff_C[context] / total_C[context]
         for gram in range(starts_C[context], starts_C[context + 1]):
             count = np.int64(count_G[gram])
-            p_PV[row, np.int64(gram_G[gram] & low)] += (count - discounts[min(count, 3)]) / total_C[context]
+            p_PV[row, token_G[gram]] += (count - discounts[min(count, 3)]) / total_C[context]
 
 
 @compiled
@@ -120,11 +101,10 @@ def solve(
     last: Any,
     wanted_C: Any,
     starts_C: Any,
-    gram_G: Any,
+    token_G: Any,
     share_G: Any,
     ratio_G: Any,
     worth_G: Any,
-    low: Any,
     penalty: Any,
     most: Any,
     vectors_VM: Any,
@@ -148,7 +128,7 @@ def solve(
             continue
         size = _best(starts_C[context], starts_C[context + 1], worth_G, chosen_S)
         for place in range(size):
-            token_S[place] = np.int64(gram_G[chosen_S[place]] & low)
+            token_S[place] = token_G[chosen_S[place]]
             weight_S[place] = ratio_G[chosen_S[place]]
             for other in range(place + 1):
                 product = np.float32(0)

@@ -20,7 +20,7 @@ One order in memory at a time, besides 8 bytes a token: about 60 bytes for each 
 Shapes: T tokens, V vocabulary, H heads, E numbers per row, M numbers of an order, G grams with their next token, C grams, P some.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -30,8 +30,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from engram_cli.corpus.count_model import Keys, Level, estimate_levels
-from engram_cli.errors import RecipeError
+from engram_cli.corpus.count_model import REST, Level, estimate_levels, find, ids_of, keys, rest_of
 from engram_cli.model.data import Ids, Windowed
 from engram_cli.model.ratio_kernels import claim, interpolate, log_ratios, solve
 from engram_cli.table.layout import LayerLayout
@@ -56,74 +55,68 @@ class _Order:
 
 
 class Counted:
-    """The count-only model of a stream whose contexts are the windows that the hash sees: `levels[n]` has contexts of n ids.
-
-    Raises RecipeError where a window and the token after it do not fit 64 bits.
-    """
+    """The count-only model of a stream whose contexts are the windows that the hash sees: `levels[n]` has contexts of n ids."""
 
     def __init__(self, source: Windowed, max_order: int, vocab: int) -> None:
-        self.vocab, self.bits = vocab, max(1, (vocab - 1).bit_length())
-        if (max_order + 1) * self.bits > 64:
-            raise RecipeError(
-                f"rows from counts need a gram and the token after it in 64 bits, but {max_order + 1} ids of {vocab} take "
-                f"{self.bits} bits each; lower the highest of hash.orders, or set rows.init"
-            )
-        tokens = len(source.stream.tokens_T) - 1
-        gram_T = np.empty(tokens, np.uint64)
-        for first, last in _parts(tokens):
-            gram_T[first:last] = pack(
-                source.windows(first, last), source.stream.tokens_T[first + 1 : last + 1], max_order, self.bits
-            )
-        self.levels = estimate_levels(gram_T, max_order + 1, self.bits)
+        self.vocab = vocab
+        self.levels = estimate_levels(_ids(source, max_order))
         lowest = self.levels[0]
         self.frequency_V = np.full(vocab, lowest.backoff_C[0] / vocab)
-        self.frequency_V[lowest.gram_G.astype(np.int64)] += lowest.discounted_G
+        self.frequency_V[lowest.token_G] += lowest.discounted_G
         self.frequency_V /= lowest.total_C[0]
 
-    @property
-    def low(self) -> np.uint64:
-        """The bits of the next token."""
-        return np.uint64((1 << self.bits) - 1)
+    def shortened(self, context_P: Ids, order: int) -> list[Ids]:
+        """The newest 0, 1, ... `order` ids of contexts of that many: places in `context_C` of each level, [P]."""
+        contexts = [context_P]
+        for level in self.levels[order:0:-1]:
+            contexts.append(rest_of(level.context_C[contexts[-1]]))
+        return contexts[::-1]
 
-    def windows(self, context_C: Keys, order: int) -> Ids:
-        """Contexts as windows, newest id first: int64 [C, order]."""
-        back_N = np.arange(order, dtype=np.uint64) * np.uint64(self.bits)
-        return (context_C[:, None] >> back_N & self.low).astype(np.int64)
+    def windows(self, context_P: Ids, order: int) -> Ids:
+        """Contexts of `order` ids as windows, newest id first: int64 [P, order]."""
+        contexts = self.shortened(context_P, order)
+        return np.stack([ids_of(self.levels[n].context_C[contexts[n]]) for n in range(1, order + 1)], axis=1)
 
     def orders(self, pool: ThreadPoolExecutor) -> Iterator[tuple[int, _Order]]:
         """(n, order) for contexts of 1, 2, ... ids."""
-        lower_gram_G, lower_G = self.levels[0].gram_G, self.frequency_V[self.levels[0].gram_G.astype(np.int64)]
+        lower_G = self.frequency_V[self.levels[0].token_G]
         for order, level in enumerate(self.levels[1:], start=1):
             size = len(level.gram_G)
             probability_G, ratio_G, kept_G = np.empty(size), np.empty(size, np.float32), np.empty(size, np.float32)
             given = (level.starts_C1, level.gram_G, level.count_G, level.discounts, level.total_C, level.backoff_C)
-            below = (np.uint64((1 << self.bits * order) - 1), lower_gram_G, lower_G)
             results = (probability_G, ratio_G, kept_G)
             parts = _parts(len(level.context_C))
-            tasks = [pool.submit(log_ratios, *part, *given, *below, *results) for part in parts]
+            tasks = [pool.submit(log_ratios, *part, *given, REST, lower_G, *results) for part in parts]
             for task in tasks:
                 task.result()
             yield order, _Order(level, probability_G, ratio_G, kept_G)
-            lower_gram_G, lower_G = level.gram_G, probability_G
+            lower_G = probability_G
 
-    def distributions(self, context_P: Keys, order: int) -> Floats:
-        """p(. | context) for contexts of `order` ids that occur, f32 [P, V]; order 0: how frequent tokens are."""
-        p_PV = np.repeat(self.frequency_V.astype(np.float32)[None], len(context_P), axis=0)
-        for length in range(1, order + 1):
-            level = self.levels[length]
-            at_P = np.searchsorted(level.context_C, context_P & np.uint64((1 << self.bits * length) - 1))
-            given = (level.starts_C1, level.gram_G, level.count_G, level.discounts, level.total_C, level.backoff_C)
-            interpolate(at_P, *given, self.low, p_PV)
+    def distributions(self, contexts: Sequence[Ids]) -> Floats:
+        """p(. | context) for contexts as `shortened` has them, or the first of these, f32 [P, V]; of none: how
+        frequent tokens are."""
+        p_PV = np.repeat(self.frequency_V.astype(np.float32)[None], len(contexts[0]), axis=0)
+        for level, at_P in zip(self.levels[1:], contexts[1:], strict=False):
+            given = (level.starts_C1, level.token_G, level.count_G, level.discounts, level.total_C, level.backoff_C)
+            interpolate(at_P, *given, p_PV)
         return p_PV
 
 
-def fill_rows(layer: LayerLayout, rows: Rows, source: Windowed, vectors_VM: Tensor) -> dict[str, npt.NDArray[np.generic]]:
-    """Fill a layer's rows, all zero before, with what follows each gram of `source`; returns what `LeftOut` needs.
+def _ids(source: Windowed, max_order: int) -> Iterator[npt.NDArray[np.uint32]]:
+    """What `estimate_levels` wants of a stream and its windows."""
+    yield source.stream.tokens_T[1:].astype(np.uint32)
+    tokens = len(source.stream.tokens_T) - 1
+    for back in range(max_order):
+        ids_T = np.empty(tokens, np.uint32)
+        for first, last in _parts(tokens):
+            ids_T[first:last] = source.windows(first, last)[:, back]
+        yield ids_T
 
-    Raises RecipeError as `Counted` does.
-    """
+
+def fill_rows(layer: LayerLayout, rows: Rows, source: Windowed, vectors_VM: Tensor) -> dict[str, npt.NDArray[np.generic]]:
+    """Fill a layer's rows, all zero before, with what follows each gram of `source`; returns what `LeftOut` needs."""
     counted = Counted(source, layer.max_order, len(vectors_VM))
-    left_out: dict[str, npt.NDArray[np.generic]] = {}
+    left_out: dict[str, npt.NDArray[np.generic]] = {f"gram-{n}": level.gram_G for n, level in enumerate(counted.levels)}
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for number, order in counted.orders(pool):
             if number < layer.orders[0]:
@@ -135,8 +128,7 @@ def fill_rows(layer: LayerLayout, rows: Rows, source: Windowed, vectors_VM: Tens
                 list(pool.map(filling.solve, _parts(len(owned_CH))))
                 filling.fit()
             own_G = weight_G * (1 - order.kept_G)
-            left_out[f"gram-{number}"] = order.level.gram_G
-            left_out[f"own-{number}"] = own_G[:, None] * np.repeat(owned_CH, np.diff(order.level.starts_C1), axis=0)
+            left_out[f"own-{number}"] = own_G[:, None] * np.repeat(owned_CH, order.level.followed_C, axis=0)
             left_out[f"once-{number}"] = (order.level.count_G == 1).astype(np.uint8)
     return left_out
 
@@ -153,12 +145,12 @@ class _Filling:
         level, heads = order.level, layer.heads_of(number)
         self.ids_CH = np.empty((len(level.context_C), heads.stop - heads.start), np.int64)
         for first, last in _parts(len(self.ids_CH)):
-            self.ids_CH[first:last] = layer.row_ids(counted.windows(level.context_C[first:last], number), heads)
+            self.ids_CH[first:last] = layer.row_ids(counted.windows(np.arange(first, last), number), heads)
         begin, size = layer.offsets_H[heads.start], sum(layer.primes_H[heads])
         owner_R = np.full(size, -1, np.int64)
         claim(self.ids_CH - begin, level.total_C, np.zeros(size), owner_R)
         self.owned_CH = owner_R[self.ids_CH - begin] == np.arange(len(self.ids_CH))[:, None]
-        self.followed_C = np.diff(order.level.starts_C1)
+        self.followed_C = level.followed_C
         self.few_C = self.owned_CH.any(axis=1) & (self.followed_C <= _MANY)
         discounted_G = level.discounted_G
         self.share_G = discounted_G / np.repeat(level.total_C, self.followed_C)
@@ -168,14 +160,8 @@ class _Filling:
     def solve(self, part: tuple[int, int]) -> None:
         """Fill the rows of grams `part` that few tokens followed."""
         rows_CM = np.empty((part[1] - part[0], self.vectors_VM.shape[1]), np.float32)
-        given = (
-            self.order.level.starts_C1,
-            self.order.level.gram_G,
-            self.share_G,
-            self.order.ratio_G,
-            self.worth_G,
-            self.counted.low,
-        )
+        level = self.order.level
+        given = (level.starts_C1, level.token_G, self.share_G, self.order.ratio_G, self.worth_G)
         solve(*part, self.few_C, *given, _PENALTY, _MOST, self.vectors_VM.numpy(), rows_CM, self.weight_G)
         at_P = np.arange(*part)[self.few_C[slice(*part)]]
         self._put(at_P, rows_CM[at_P - part[0]])
@@ -188,24 +174,24 @@ class _Filling:
         step = max(1, _DENSE // self.counted.vocab)
         for first in range(0, len(many_P), step):
             at_P = many_P[first : first + step]
-            p_PV = torch.from_numpy(self.counted.distributions(level.context_C[at_P], self.number))
-            rows_PM = fit_logits(self._before(level.context_C[at_P]), p_PV, self.vectors_VM)
+            p_PV = torch.from_numpy(self.counted.distributions(self.counted.shortened(at_P, self.number)))
+            rows_PM = fit_logits(self._before(at_P), p_PV, self.vectors_VM)
             self._put(at_P, rows_PM.numpy())
             for context, row_M in zip(at_P.tolist(), rows_PM, strict=True):
-                grams = slice(self.order.level.starts_C1[context], self.order.level.starts_C1[context + 1])
-                tokens_G = torch.from_numpy((level.gram_G[grams] & self.counted.low).astype(np.int64))
-                vectors_GM = self.vectors_VM[tokens_G]
+                grams = slice(level.starts_C1[context], level.starts_C1[context + 1])
+                vectors_GM = self.vectors_VM[level.token_G[grams].astype(np.int64)]
                 weight_G = vectors_GM @ row_M / vectors_GM.square().sum(1).clamp_min(1e-12)
                 self.weight_G[grams] = weight_G.clamp(0, 1 / float(level.total_C[context])).numpy()
 
-    def _before(self, context_P: Keys) -> Tensor:
+    def _before(self, context_P: Ids) -> Tensor:
         """What the logits are for contexts before this order's rows are added: [P, V].
 
         The rows of shorter orders count as they were filled, so that what they fell short of is made up for; where the table has
         none, counts speak for them.
         """
         layer, windows_PN = self.layer, self.counted.windows(context_P, self.number)
-        before_PV = torch.from_numpy(self.counted.distributions(context_P, layer.orders[0] - 1)).log()
+        shortest = self.counted.shortened(context_P, self.number)[: layer.orders[0]]
+        before_PV = torch.from_numpy(self.counted.distributions(shortest)).log()
         shorter = slice(0, layer.heads_of(self.number).start)
         if shorter.stop:
             values_PM = torch.from_numpy(self.rows.take(layer.row_ids(windows_PN, shorter)))
@@ -254,13 +240,12 @@ def _variance(p_PV: Tensor, values_PV: Tensor) -> Tensor:
 class LeftOut:
     """What the occurrence at a training position put into the rows that it looks up.
 
-    tensors: from `fill_rows`, mapped or not: for each order gram-N u64 [G] sorted, own-N f32 [G, H], how much of the next token's
-    vector in its rows is due to one occurrence, and once-N u8 [G].
+    tensors: from `fill_rows`, mapped or not: gram-N u64 [G] of all levels, and for orders from the lowest of the table own-N f32
+    [G, H], how much of the next token's vector in its rows is due to one occurrence, and once-N u8 [G].
     """
 
     def __init__(self, layer: LayerLayout, vectors_VM: Tensor, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
         self.layer, self.tensors, self.vectors_VM = layer, tensors, vectors_VM
-        self.bits = max(1, (len(vectors_VM) - 1).bit_length())
 
     def own(self, windows_BTN: Ids, targets_BT: Ids) -> npt.NDArray[np.float32]:
         """By head, how much of the next token's vector is the position's own: [B, T, H].
@@ -268,14 +253,20 @@ class LeftOut:
         Below the highest order what counts is in how many longer grams a token followed: one occurrence less changes that only
         where it was the longer gram's only one.
         """
+        grams = self._grams(windows_BTN, targets_BT)
         parts, alone_BT = [], np.ones(targets_BT.shape, bool)
         for number in range(self.layer.max_order, self.layer.orders[0] - 1, -1):
-            gram_G, own_GH, once_G = (self.tensors[f"{name}-{number}"] for name in ("gram", "own", "once"))
-            gram_BT = pack(windows_BTN, targets_BT, number, self.bits)
-            at_BT = np.searchsorted(gram_G, gram_BT)
-            parts.append(own_GH[at_BT] * alone_BT[..., None])
-            alone_BT &= once_G[at_BT] == 1
+            own_GH, once_G = (self.tensors[f"{name}-{number}"] for name in ("own", "once"))
+            parts.append(own_GH[grams[number]] * alone_BT[..., None])
+            alone_BT &= once_G[grams[number]] == 1
         return np.concatenate(parts[::-1], axis=-1)
+
+    def _grams(self, windows_BTN: Ids, targets_BT: Ids) -> list[Ids]:
+        """The gram of each position by level, as its place there, [B, T]."""
+        grams = [find(self.tensors["gram-0"], keys(targets_BT, np.zeros_like(targets_BT)))]
+        for number in range(1, self.layer.max_order + 1):
+            grams.append(find(self.tensors[f"gram-{number}"], keys(windows_BTN[..., number - 1], grams[-1])))
+        return grams
 
     def without(self, values_BTHE: Tensor, own_BTH: Tensor, targets_BT: Tensor) -> Tensor:
         """Looked-up rows as they would be without the positions' own occurrences; no gradient passes through what is taken out."""
@@ -283,14 +274,6 @@ class LeftOut:
         vector_BTKE = self.vectors_VM[targets_BT].view(*targets_BT.shape, heads, -1)
         left: Tensor = values_BTHE - own_BTH.unsqueeze(-1) * vector_BTKE.repeat(1, 1, len(self.layer.orders), 1)
         return left
-
-
-def pack(windows: Ids, targets: npt.NDArray[np.integer], order: int, bits: int) -> Keys:
-    """Grams of `order` ids, newest first in the last axis of `windows`, and the token after each, in the low bits: u64."""
-    gram: Keys = targets.astype(np.uint64)
-    for back in range(order):
-        gram = gram | windows[..., back].astype(np.uint64) << np.uint64(bits * (back + 1))
-    return gram
 
 
 def _parts(size: int) -> list[tuple[int, int]]:

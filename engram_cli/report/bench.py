@@ -152,13 +152,12 @@ def _count(ngrams: NGrams, text: HeldOut) -> tuple[Run, npt.NDArray[np.float64]]
     reset_peak_memory()
     training = ngrams.stream(held_out=False)
     started = time.perf_counter()
-    order = min(_COUNT_ORDER, 64 // ngrams.vocab.bit_length())
-    model = count_model.estimate(training, ngrams.vocab, order)
+    model = count_model.estimate(training, ngrams.vocab, _COUNT_ORDER)
     seconds = time.perf_counter() - started
     counts_T = model.probability(text.source.stream)[text.targets - 1]
     loss = float(-np.log(counts_T).mean())
     tokens = len(training.tokens_T)
-    costs = {"parameters_stored": model.parameters, "read_per_token": 3 * order, "peak_memory": peak_memory()}
+    costs = {"parameters_stored": model.parameters, "read_per_token": 3 * _COUNT_ORDER, "peak_memory": peak_memory()}
     curve = [(tokens, seconds, loss)]
     return Run("counts", 0, loss, loss, tokens, seconds, seconds, curve, costs | {"training_speed": tokens / seconds}), counts_T
 

@@ -1,6 +1,7 @@
 """Rows from counts, against dense algebra; and what is left of a position's own occurrence, against filling without it."""
 
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from engram_cli.corpus import count_model
-from engram_cli.errors import RecipeError
 from engram_cli.model import rows_from_counts
 from engram_cli.model.data import Windowed
 from engram_cli.model.rows_from_counts import Counted, LeftOut, fill_rows, fit_logits
 from engram_cli.recipe import HashRecipe
 from engram_cli.table.layout import LayerLayout, plan_layout
 from engram_cli.table.rows import Rows
+from tests.kneser_ney import by_dictionary
 from tests.strategies import MAX_ID, documents
 from tests.training import PAD, windowed
 
@@ -63,6 +64,15 @@ def said(values_THE: npt.NDArray[np.float32], vectors_VM: torch.Tensor, orders: 
     return said_TOV
 
 
+def contexts_of(counted: Counted, source: Windowed) -> list[npt.NDArray[np.int64]]:
+    """The places of the context of every position at each level, [T] each."""
+    windows_TN = source.windows(0, len(source.stream.tokens_T) - 1)
+    contexts = [np.zeros(len(windows_TN), np.int64)]
+    for level, ids_T in zip(counted.levels[1:], windows_TN.T, strict=True):
+        contexts.append(count_model.find(level.context_C, count_model.keys(ids_T, contexts[-1])))
+    return contexts
+
+
 # the count-only model of windows -----------------------------------------------------------------------------------------
 @given(documents=DOCUMENTS, order=st.integers(1, 4))
 @settings(max_examples=30)
@@ -74,8 +84,7 @@ def test_the_model_is_the_count_only_model_where_no_ids_are_folded(documents: li
     counted = Counted(source, order, VOCAB)
     expected_T = count_model.estimate(source.stream, VOCAB, order + 1).probability(source.stream)
     tokens_T = source.stream.tokens_T
-    gram_T = rows_from_counts.pack(source.windows(0, len(tokens_T) - 1), tokens_T[1:], order, counted.bits)
-    p_TV = counted.distributions(gram_T >> np.uint64(counted.bits), order)
+    p_TV = counted.distributions(contexts_of(counted, source))
     np.testing.assert_allclose(p_TV.sum(1), 1, rtol=1e-4)
     np.testing.assert_allclose(p_TV[np.arange(len(p_TV)), tokens_T[1:]], expected_T, rtol=1e-4)
 
@@ -93,16 +102,26 @@ def test_rows_of_all_orders_add_up_to_the_log_probabilities_of_what_followed(
         patch.setattr(rows_from_counts, "_PENALTY", 1e-6)
         values_THE, _ = filled(layer, source, vectors_VM)
     counted = Counted(source, max(orders), VOCAB)
-    tokens_T = source.stream.tokens_T
-    gram_T = rows_from_counts.pack(source.windows(0, len(tokens_T) - 1), tokens_T[1:], max(orders), counted.bits)
     said_TV = said(values_THE, vectors_VM, max(orders)).sum(1) + np.log(counted.frequency_V)
-    expected_TV = np.log(counted.distributions(gram_T >> np.uint64(counted.bits), max(orders)))
+    expected_TV = np.log(counted.distributions(contexts_of(counted, source)))
     np.testing.assert_allclose(said_TV - said_TV.max(1, keepdims=True), expected_TV - expected_TV.max(1, keepdims=True), atol=2e-3)
 
 
-def test_ids_that_do_not_fit_64_bits_are_refused() -> None:
-    with pytest.raises(RecipeError, match="64 bits, but 5 ids of 9000 take 14 bits each"):
-        Counted(windowed([[1, 2, 3]], 9000, 4), 4, 9000)
+@given(documents=DOCUMENTS, order=st.integers(1, 6), vocab=st.sampled_from([VOCAB, 1 << 21]))
+@settings(max_examples=30)
+def test_probabilities_are_those_of_the_formula(documents: list[list[int]], order: int, vocab: int) -> None:
+    """For every gram and what followed it, with ids that fold and ids of up to 21 bits."""
+    source = windowed([[vocab - 1 - token for token in document] for document in documents], vocab, order)
+    counted = Counted(source, order, vocab)
+    windows_TN, tokens = source.windows(0, len(source.stream.tokens_T) - 1), source.stream.tokens_T[1:].tolist()
+    slow = by_dictionary([(tuple(ids), token) for ids, token in zip(windows_TN[:, ::-1].tolist(), tokens, strict=True)], vocab)
+    with ThreadPoolExecutor(1) as pool:
+        for number, made in counted.orders(pool):
+            windows_CN = counted.windows(np.arange(len(made.level.context_C)), number)
+            contexts = [tuple(ids) for ids in np.repeat(windows_CN[:, ::-1], made.level.followed_C, axis=0).tolist()]
+            assert set(contexts) == {tuple(ids) for ids in windows_TN[:, number - 1 :: -1].tolist()}
+            expected = [slow(*gram) for gram in zip(contexts, made.level.token_G.tolist(), strict=True)]
+            np.testing.assert_allclose(made.probability_G, expected, rtol=1e-9)
 
 
 # rows --------------------------------------------------------------------------------------------------------------------
@@ -120,9 +139,9 @@ def test_a_row_is_the_least_squares_fit_to_what_is_worth_most(
     level = counted.levels[1]
     vectors = vectors_VM.numpy().astype(np.float64)
     for at in range(len(values_THE)):
-        context = int(np.searchsorted(level.context_C, np.uint64(source.windows(at, at + 1)[0, 0])))
+        context = int(contexts_of(counted, source)[1][at])
         grams = slice(level.starts_C1[context], level.starts_C1[context + 1])
-        tokens = (level.gram_G[grams] & counted.low).astype(int)
+        tokens = level.token_G[grams]
         discounted = level.discounted_G[grams]
         ratio = np.log1p(discounted / (level.backoff_C[context] * counted.frequency_V[tokens]))
         worth = discounted * ratio
@@ -145,7 +164,7 @@ def test_what_many_tokens_follow_is_fitted_to_the_whole_distribution() -> None:
         patch.setattr(rows_from_counts, "_STEPS", 60)
         values_THE, _ = filled(layer_of(1), source, vectors_VM)
     counted = Counted(source, 1, VOCAB)
-    p_TV = counted.distributions(source.windows(0, len(text) - 1)[:, 0].astype(np.uint64), 1)
+    p_TV = counted.distributions(contexts_of(counted, source))
     logits_TV = torch.from_numpy(said(values_THE, vectors_VM, 1)[:, 0] + np.log(counted.frequency_V))
     np.testing.assert_allclose(torch.softmax(logits_TV, 1), p_TV, atol=2e-3)
 
@@ -208,7 +227,7 @@ def test_left_out_is_close_to_filling_without_the_occurrence(orders: tuple[int, 
     counted, left, anew = [], [], []
     for at, target in enumerate(text[1:]):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(rows_from_counts, "estimate_levels", lambda grams, *rest, at=at: estimate(np.delete(grams, at), *rest))
+            patch.setattr(rows_from_counts, "estimate_levels", lambda ids, at=at: estimate(np.delete(ids_T, at) for ids_T in ids))
             without_THE, _ = filled(layer, source, vectors_VM)
         for found, values in ((counted, values_THE), (left, left_THE), (anew, without_THE)):
             found.append(said(values[at : at + 1], vectors_VM, len(orders))[0, :, target].sum())
