@@ -16,7 +16,7 @@ with g' the gram without its oldest token. A row of g holds r such that u_k . r 
 A training position must not find its own next token in its rows. `LeftOut` knows what that one occurrence put there: nothing of a
 token that followed once remains; of one that followed more often, what it has with a count less. (Not undone: what it did to other
 tokens of the row, through discounts and what they share.) So all text serves both to fill rows and to train on.
-One order in memory at a time, besides 8 bytes a token: about 60 bytes for each gram with its next token.
+Memory: about 36 bytes for each gram, with its next token, of every order, and 100 for each of the order that is filled.
 Shapes: T tokens, V vocabulary, H heads, E numbers per row, M numbers of an order, G grams with their next token, C grams, P some.
 """
 
@@ -33,6 +33,7 @@ from torch import Tensor
 from engram_cli.corpus.count_model import REST, Level, estimate_levels, find, ids_of, keys, rest_of
 from engram_cli.model.data import Ids, Windowed
 from engram_cli.model.ratio_kernels import claim, interpolate, log_ratios, solve
+from engram_cli.store.resources import need_memory
 from engram_cli.table.layout import LayerLayout
 from engram_cli.table.rows import Rows
 
@@ -40,6 +41,8 @@ _BLOCK = 1 << 14  # grams, or tokens, at once
 _MOST, _PENALTY = 48, 1.0
 _MANY, _STEPS, _STEP = 48, 12, 1.5  # conjugate gradients: steps, and the most that a step changes a logit
 _DENSE = 1 << 22  # logits at once
+_SORTING, _FILLING = 32, 100  # bytes of memory: of a token while grams are sorted, of a gram while its order is filled
+_LESS = "give less text, lower the highest of hash.orders, or set rows.init"
 Floats = npt.NDArray[np.floating]
 
 
@@ -114,8 +117,15 @@ def _ids(source: Windowed, max_order: int) -> Iterator[npt.NDArray[np.uint32]]:
 
 
 def fill_rows(layer: LayerLayout, rows: Rows, source: Windowed, vectors_VM: Tensor) -> dict[str, npt.NDArray[np.generic]]:
-    """Fill a layer's rows, all zero before, with what follows each gram of `source`; returns what `LeftOut` needs."""
+    """Fill a layer's rows, all zero before, with what follows each gram of `source`; returns what `LeftOut` needs.
+
+    Raises ResourceError where memory does not suffice for the grams.
+    """
+    tokens = len(source.stream.tokens_T) - 1
+    need_memory(_SORTING * tokens, f"sorting the grams of {tokens:,} tokens", _LESS)
     counted = Counted(source, layer.max_order, len(vectors_VM))
+    most = max(len(level.gram_G) for level in counted.levels)
+    need_memory(_FILLING * most, f"filling rows from {most:,} grams", _LESS)
     left_out: dict[str, npt.NDArray[np.generic]] = {f"gram-{n}": level.gram_G for n, level in enumerate(counted.levels)}
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for number, order in counted.orders(pool):

@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from engram_cli.corpus import count_model
+from engram_cli.errors import ResourceError
 from engram_cli.model import rows_from_counts
 from engram_cli.model.data import Windowed
 from engram_cli.model.rows_from_counts import Counted, LeftOut, fill_rows, fit_logits
@@ -189,6 +190,17 @@ def test_a_row_belongs_to_its_most_frequent_gram() -> None:
     assert not (np.abs(tensors["own-1"]) > 0).all()  # the others own no row, so nothing of theirs is taken out
 
 
+def test_memory_that_the_text_needs_is_asked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, free = windowed([list(range(VOCAB))] * 5, VOCAB, 1), 32 * (5 * VOCAB - 1)
+    monkeypatch.setattr("engram_cli.store.resources.free_memory", lambda: free - 1)
+    with pytest.raises(ResourceError, match=r"sorting the grams of 59 tokens takes .*; give less text, lower the highest"):
+        filled(layer_of(1), source, unlike_vectors())
+    source = windowed([list(range(VOCAB))], VOCAB, 1)
+    monkeypatch.setattr("engram_cli.store.resources.free_memory", lambda: 100 * (VOCAB - 1) - 1)
+    with pytest.raises(ResourceError, match=r"filling rows from 11 grams takes 1\.1 KiB of memory, but 1\.1 KiB are free"):
+        filled(layer_of(1), source, unlike_vectors())
+
+
 # leave one out -----------------------------------------------------------------------------------------------------------
 def left_out(layer: LayerLayout, source: Windowed, vectors_VM: torch.Tensor) -> tuple[npt.NDArray[np.float32], ...]:
     """(what every position looks up, the same without its own occurrence), [T, H, E]."""
@@ -199,6 +211,13 @@ def left_out(layer: LayerLayout, source: Windowed, vectors_VM: torch.Tensor) -> 
     return values_THE, left.without(torch.from_numpy(values_THE)[None], own_BTH, torch.from_numpy(targets_BT))[0].numpy()
 
 
+def seen_once(windows_TN: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Whether no other position has the same window, [T]."""
+    _, at_T, count_T = np.unique(windows_TN, axis=0, return_inverse=True, return_counts=True)
+    once_T: npt.NDArray[np.bool_] = count_T[at_T.reshape(-1)] == 1
+    return once_T
+
+
 @given(documents=DOCUMENTS, orders=st.sampled_from([(2,), (1, 2), (2, 3), (1, 2, 3), (2, 4)]))
 @settings(max_examples=30)
 def test_a_gram_that_was_seen_once_holds_nothing_when_that_is_left_out(documents: list[list[int]], orders: tuple[int, ...]) -> None:
@@ -207,9 +226,21 @@ def test_a_gram_that_was_seen_once_holds_nothing_when_that_is_left_out(documents
     _, left_THE = left_out(layer_of(*orders), source, unlike_vectors())
     windows_TN = source.windows(0, len(left_THE))
     for place, order in enumerate(orders):
-        _, at_T, count_T = np.unique(windows_TN[:, :order], axis=0, return_inverse=True, return_counts=True)
-        once_T = count_T[at_T.reshape(-1)] == 1
+        once_T = seen_once(windows_TN[:, :order])
         assert np.abs(left_THE[once_T, place * HEADS : (place + 1) * HEADS]).max(initial=0) < 1e-5
+
+
+def test_rows_and_what_is_left_out_of_them_for_21_bits_and_six_orders() -> None:
+    vocab, layer = 1 << 21, layer_of(*range(1, 7), heads=1)
+    random = np.random.default_rng(0)
+    source = windowed([(vocab - random.zipf(1.5, 60).clip(max=vocab)).tolist()], vocab, 6)
+    vectors_VM = torch.randn(vocab, 3, generator=torch.Generator().manual_seed(0))
+    values_THE, left_THE = left_out(layer, source, vectors_VM)
+    windows_TN = source.windows(0, len(left_THE))
+    for order in range(1, 7):
+        once_T = seen_once(windows_TN[:, :order])
+        assert np.abs(values_THE[once_T, order - 1]).max() > 0.01
+        assert np.abs(left_THE[once_T, order - 1]).max() < 1e-5
 
 
 @pytest.mark.parametrize("orders", [(1,), (2,), (1, 2), (1, 2, 3)])
