@@ -109,8 +109,8 @@ class MemoryRecipe:
 
     signed_sqrt: the demo's square root on the gate's score; convolution: the short one over what the gates let through, none, or
     starting from zero (the paper) or random weights (the demo); biases: of keys and value (the demo has them, DeepSeek-V4.1 not);
-    norm_eps: added to the mean square by the norms of the gate (the demo: 1.1920929e-07). Its branches are the host's.
-    mixture: whether rows from counts at the host's output also speak for themselves, beside the host (model/mixture.py).
+    norm_eps: added to the mean square by the norms of the gate (the demo: 1.1920929e-07); mixture: rows at the host's output that
+    are from counts also speak for themselves (model/mixture.py). Its branches are the host's.
     """
 
     signed_sqrt: bool = True
@@ -232,12 +232,15 @@ class Recipe:
             section.check()
         whole = self.host.foreign or self.trained_host == "all"
         _rule(whole, "training.parts", f"auto or memory+all with a host called {OUR_HOST}", self.training.parts)
-        spoken = not self.host.foreign and self.rows.init == "counts" and self.host.layers in self.hash.host_layers
-        mixable = 'false, or rows.init = "counts" and a layer of the table at the output of a host called ' + OUR_HOST
-        _rule(spoken or not self.memory.mixture, "memory.mixture", mixable, self.memory.mixture)
+        mute = self.memory.mixture and (self.host.foreign or self.host.layers not in self.hash.host_layers)
+        _rule(not mute, "memory.mixture", f"false without a layer of the table at the output of a host called {OUR_HOST}", True)
         fits = self.host.foreign or max(self.hash.host_layers) <= self.host.layers
         last = FAMILIES[self.hash.family] + self.host.layers
         _rule(fits, "hash.layers", f"at most {last}, the output, in a host of {self.host.layers} layers", self.hash.layers)
+
+    @property
+    def mixes(self) -> bool:
+        return self.memory.mixture and self.rows.init == "counts"  # no others have anything to say
 
     @property
     def trained_host(self) -> str:
@@ -269,6 +272,16 @@ class Recipe:
             else:
                 values.append(f"{name} = {_toml(value)}\n")
         return "".join(values + sections)
+
+
+# What is built where no recipe is given: that of tables/demo.toml, the best found for minutes on two cores (docs/log.md).
+BUILT_IN = Recipe(
+    name="built-in",
+    hash=HashRecipe(orders=(1, 2, 3), heads=2, size=(16384, 524288, 1048576), layers=(4,)),
+    rows=RowsRecipe(dim=96),
+    memory=MemoryRecipe(signed_sqrt=False, mixture=True),
+    training=TrainingRecipe(row_learning_rate=0.0),
+)
 
 
 def load_recipe(path: str | Path) -> Recipe:

@@ -1,5 +1,6 @@
 """Recipes: defaults, every rule with its way out, and no key that is not known."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engram_cli.errors import RecipeError
-from engram_cli.recipe import HashRecipe, Recipe, RowsRecipe, TrainingRecipe, load_recipe, parse_recipe
+from engram_cli.recipe import BUILT_IN, HashRecipe, Recipe, RowsRecipe, TrainingRecipe, load_recipe, parse_recipe
 
 
 def test_an_empty_recipe_has_the_defaults() -> None:
     assert parse_recipe("") == Recipe()
+
+
+def test_what_is_built_in_is_the_demo() -> None:
+    demo = load_recipe(Path(__file__).parents[1] / "tables" / "demo.toml")
+    assert replace(BUILT_IN, name=demo.name, description=demo.description) == demo
 
 
 def test_every_key_can_be_set() -> None:

@@ -38,7 +38,7 @@ def read_recipe(
     parts: str | None = None,
     host: "HostDirectory | None" = None,
 ) -> "recipes.Recipe":
-    """The recipe at `path` (None: the defaults) with what the command line says instead, a foreign host among it.
+    """The recipe at `path` (None: the one that is built in) with what the command line says instead, a foreign host among it.
 
     Raises RecipeError, and HostError where the host is not one for it.
     """
@@ -47,7 +47,8 @@ def read_recipe(
     from engram_cli import recipe as recipes
     from engram_cli.errors import RecipeError
 
-    recipe = recipes.Recipe() if path is None else recipes.load_recipe(path)
+    built_in = recipes.BUILT_IN if host is None else recipes.Recipe()
+    recipe = built_in if path is None else recipes.load_recipe(path)
     if init is not None:
         recipe = replace(recipe, rows=replace(recipe.rows, init=init))
     if seed is not None:

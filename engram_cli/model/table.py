@@ -63,7 +63,7 @@ def make_memories(recipe: Recipe, width: int, layout: Layout | None) -> dict[int
 def make_host(recipe: Recipe, vocab: int, layout: Layout | None) -> Host:
     """An uninitialised host of ours with a memory at every layer of `layout` (None: plain)."""
     mixture = None
-    if layout and recipe.memory.mixture:
+    if layout and recipe.mixes:
         mixture = Mixture(vocab, recipe.hash.heads * recipe.rows.dim, len(recipe.hash.orders), recipe.host.width)
     return Host(vocab, recipe.host, make_memories(recipe, recipe.host.width, layout), mixture)
 

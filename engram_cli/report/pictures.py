@@ -119,7 +119,7 @@ def _draw_bench(report: Report, directory: Path) -> Path:
                 axis.axhline(point["loss"], color=EXPECTED, linewidth=1.5, label="counts only")
         axis.set(xlabel=label, ylabel="held-out loss, nats per token")
         axis.set(xlim=(0, None), ylim=(low - 0.15 * (high - low), high + 0.05 * (high - low)))
-        axis.xaxis.set_major_formatter(lambda value, position: f"{value:,.0f}")
+        axis.xaxis.set_major_formatter(_in_thousands)
     axes[0, 0].set_title("On equal tokens")
     axes[0, 1].set_title("On equal wall clock")
     axes[0, 1].legend(frameon=False, fontsize=8.5, loc="upper right")
@@ -247,7 +247,7 @@ def _draw_orders(axis: Any, report: Report, name: str, x: str, y: str, scale: fl
 
 
 def _in_thousands(value: float, position: int) -> str:
-    """A power of ten on an axis: 100, 1 k, 10 k, 1 M."""
+    """A number on an axis: 100, 1 k, 1.25 M."""
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= unit:
             return f"{value / unit:g} {letter}"

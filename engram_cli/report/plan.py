@@ -16,7 +16,7 @@ from engram_cli.model.data import layout_for
 from engram_cli.model.pace import measure_pace
 from engram_cli.model.table import pick_device
 from engram_cli.progress import SILENT, ProgressLike
-from engram_cli.recipe import Recipe, parse_recipe
+from engram_cli.recipe import BUILT_IN, Recipe, parse_recipe
 from engram_cli.report.collisions import check_windows
 from engram_cli.report.costs import bytes_per_row, costs_of
 from engram_cli.report.ngrams_summary import read_spectra
@@ -54,7 +54,7 @@ class _Form:
 
     def of(self, base: Recipe) -> Recipe:
         dim = max(1, round(base.host.width * self.share / self.heads))
-        orders = tuple(range(2, self.longest + 1))
+        orders = tuple(range(min(2, *base.hash.orders), self.longest + 1))
         hashed = replace(base.hash, orders=orders, heads=self.heads, size=(LEAST,))
         return replace(base, hash=hashed, rows=replace(base.rows, dim=dim, dtype=self.dtype))
 
@@ -112,7 +112,7 @@ def plan(
     ArtifactError for an order or a pad that was not counted; TrainingError where there is too little text to measure on.
     """
     spectra = read_spectra(ngrams) if ngrams else None
-    base = recipe or Recipe()
+    base = recipe or BUILT_IN
     if memory is not None:
         base.check_buildable()  # what is chosen is to be built
     plans: dict[str, Planned] = {}

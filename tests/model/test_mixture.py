@@ -88,11 +88,16 @@ def test_it_belongs_to_the_memory(host: Host) -> None:
 @pytest.mark.parametrize(
     "recipe",
     [
-        '[memory]\nmixture = true\n[hash]\nlayers = [1]\n[rows]\ninit = "counts"',
-        '[memory]\nmixture = true\n[hash]\nlayers = [4]\n[rows]\ninit = "random"',
-        '[memory]\nmixture = true\n[hash]\nlayers = [4]\n[rows]\ninit = "counts"\n[host]\nname = "other"',
+        "[memory]\nmixture = true\n[hash]\nlayers = [1]",
+        '[memory]\nmixture = true\n[hash]\nlayers = [4]\n[host]\nname = "other"',
     ],
 )
-def test_only_rows_from_counts_at_our_output_speak(recipe: str) -> None:
-    with pytest.raises(RecipeError, match=r"mixture` must be false, or .* a layer of the table at the output"):
+def test_only_rows_at_our_output_speak(recipe: str) -> None:
+    with pytest.raises(RecipeError, match=r"mixture` must be false without a layer of the table at the output"):
         parse_recipe(recipe)
+
+
+def test_only_rows_from_counts_speak() -> None:
+    recipe = "[memory]\nmixture = true\n[hash]\nlayers = [4]\n[rows]\ninit = "
+    assert parse_recipe(recipe + '"counts"').mixes
+    assert not parse_recipe(recipe + '"random"').mixes

@@ -14,7 +14,7 @@ from engram_cli.model.build import build
 from engram_cli.model.data import layout_for
 from engram_cli.model.pace import measure_pace
 from engram_cli.model.train import Budget
-from engram_cli.recipe import HashRecipe, Recipe, load_recipe, parse_recipe
+from engram_cli.recipe import BUILT_IN, HashRecipe, Recipe, load_recipe, parse_recipe
 from engram_cli.report import plan as planning
 from engram_cli.report.costs import costs_of
 from engram_cli.report.plan import AS_IT_IS, plan
@@ -77,8 +77,8 @@ def test_what_is_chosen_fits(ngrams: NGrams, memory: int, base: Recipe | None) -
             recipe.check_buildable()
             assert records[name]["memory"] <= memory
             assert costs_of(recipe, layout_for(recipe.hash, ngrams), ngrams.vocab).memory == records[name]["memory"]
-            assert recipe.host == (base or Recipe()).host
-            assert recipe.hash.layers == (base or Recipe()).hash.layers
+            assert recipe.host == (base or BUILT_IN).host
+            assert recipe.hash.layers == (base or BUILT_IN).hash.layers
 
 
 def test_more_memory_is_never_worse(ngrams: NGrams) -> None:
