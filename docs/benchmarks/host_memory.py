@@ -68,6 +68,8 @@ def run(arm: str, ngrams: NGrams, host: HostDirectory, recipe: Recipe, seconds: 
         if layout:
             started = Start.make(training, ngrams.vocab, recipe, layout, Path(directory), host=host)
         preparation = time.perf_counter() - began
+        if preparation >= seconds:
+            raise SystemExit(f"filling rows took {preparation:.0f} of {seconds:.0f} seconds; give more --minutes")
         trainer = started.trainer(Batches(training, recipe.training.stretches, context, seed), recipe, torch.device("cpu"))
         final = HeldOut(held_out, context, tokens)
         before = trainer.evaluate(final)
