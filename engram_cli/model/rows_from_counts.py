@@ -10,7 +10,8 @@ with g' the gram without its oldest token. A row of g holds r such that u_k . r 
 
 * Few tokens followed (nearly all grams): r = sum weight_k u_k over the _MOST tokens worth most, by least squares with a penalty on
   r, since what a row says of tokens that never followed is noise (`ratio_kernels.solve`).
-* More than _MANY followed: r by conjugate gradients on the cross-entropy against p(. | g) itself.
+* More than _MANY followed, and more than one in _RARE of the vocabulary, with which the cost grows: r by conjugate gradients on the
+  cross-entropy against p(. | g) itself.
 * Grams that share a row: it is the most frequent one's. A mean would be nobody's.
 
 A training position must not find its own next token in its rows. `LeftOut` knows what that one occurrence put there: nothing of a
@@ -39,7 +40,8 @@ from engram_cli.table.rows import Rows
 
 _BLOCK = 1 << 14  # grams, or tokens, at once
 _MOST, _PENALTY = 48, 1.0
-_MANY, _STEPS, _STEP = 48, 12, 1.5  # conjugate gradients: steps, and the most that a step changes a logit
+_MANY, _RARE = 48, 170
+_STEPS, _STEP = 12, 1.5  # conjugate gradients: steps, and the most that a step changes a logit
 _DENSE = 1 << 22  # logits at once
 _SORTING, _FILLING = 32, 100  # bytes of memory: of a token while grams are sorted, of a gram while its order is filled
 _LESS = "give less text, lower the highest of hash.orders, or set rows.init"
@@ -161,7 +163,8 @@ class _Filling:
         claim(self.ids_CH - begin, level.total_C, np.zeros(size), owner_R)
         self.owned_CH = owner_R[self.ids_CH - begin] == np.arange(len(self.ids_CH))[:, None]
         self.followed_C = level.followed_C
-        self.few_C = self.owned_CH.any(axis=1) & (self.followed_C <= _MANY)
+        self.many_C = self.followed_C > max(_MANY, counted.vocab // _RARE)
+        self.few_C = self.owned_CH.any(axis=1) & ~self.many_C
         discounted_G = level.discounted_G
         self.share_G = discounted_G / np.repeat(level.total_C, self.followed_C)
         self.worth_G = discounted_G * order.ratio_G
@@ -180,7 +183,7 @@ class _Filling:
         """Fill the rows of grams that many tokens followed. One more occurrence of a token moves its logit by about M over the
         number of all of them, so more than that is not taken for its own."""
         level = self.order.level
-        many_P = np.flatnonzero(self.owned_CH.any(axis=1) & (self.followed_C > _MANY))
+        many_P = np.flatnonzero(self.owned_CH.any(axis=1) & self.many_C)
         step = max(1, _DENSE // self.counted.vocab)
         for first in range(0, len(many_P), step):
             at_P = many_P[first : first + step]
