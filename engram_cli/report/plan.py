@@ -145,7 +145,7 @@ def _planned(name: str, recipe: Recipe, ngrams: NGrams | None, spectra: Mapping[
     check_windows(ngrams, layout, recipe.hash.orders)
     first = layout.layers[0]
     rows = {order: sum(first.primes_H[first.heads_of(order)]) // recipe.hash.heads for order in first.orders}
-    fits = tuple(fit(spectra[order], order, rows[order], recipe.hash.heads) for order in first.orders)
+    fits = tuple(fit(spectra[order], order, rows[order], recipe.hash.heads, ngrams.canonical_vocab) for order in first.orders)
     return Planned(name, recipe, layout, costs_of(recipe, layout, ngrams.vocab), fits)
 
 
@@ -184,7 +184,7 @@ def _largest(name: str, form: Recipe, ngrams: NGrams, spectra: Mapping[int, Curv
     unit = bytes_per_row(form) * form.hash.heads * len(form.hash.layers)  # a row more in every head of one order
     rows = memory // unit
     while True:
-        found = _planned(name, with_sizes(form, deal(orders, rows)), ngrams, spectra)
+        found = _planned(name, with_sizes(form, deal(orders, rows, ngrams.canonical_vocab)), ngrams, spectra)
         if (over := found.costs.memory - memory) <= 0:
             return found
         if rows <= LEAST * len(orders):

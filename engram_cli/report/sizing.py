@@ -4,6 +4,7 @@ Random hashing is what `engram collisions` finds to hold, and what it makes of c
 budget pays for are dealt out, a portion at a time, to the order where they raise the mean purity most; beyond ENOUGH none are
 bought. In that mean an order counts as much as new text will find its grams in the counts: Good and Turing's estimate, 1 less the
 share of occurrences that are singletons. A long gram that is never met again is worth no row.
+Ids alone, order 1, share no row where a head has as many rows as ids: times a number modulo a prime is one-to-one below the prime.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,20 +45,21 @@ class Fit:
     seen: float
 
 
-def fit(curve: Curve, order: int, rows: int, heads: int) -> Fit:
-    """How the grams whose counts `curve` has fall into heads of `rows` rows each."""
+def fit(curve: Curve, order: int, rows: int, heads: int, ids: int | None = None) -> Fit:
+    """How the grams whose counts `curve` has fall into heads of `rows` rows each; ids: how many there are of those hashed."""
     grams = curve.distinct
-    sharing = sharing_expected(grams, rows)
+    apart = order == 1 and ids is not None and ids <= rows
+    sharing = 0.0 if apart else sharing_expected(grams, rows)
     return Fit(
         order=order,
         rows=rows,
         grams=grams,
         load=grams / rows,
-        occupied=occupied_expected(grams, rows),
+        occupied=grams / rows if apart else occupied_expected(grams, rows),
         covered=curve.held_by(rows),
         sharing=sharing,
         in_every_head=sharing**heads,
-        purity=purity_expected(histogram(curve), rows),
+        purity=1.0 if apart else purity_expected(histogram(curve), rows),
         seen=seen(curve),
     )
 
@@ -78,10 +80,13 @@ def histogram(curve: Curve) -> Histogram:
     return curve.count_C[::-1].astype(np.float64), curve.grams_C[::-1].astype(np.float64)
 
 
-def deal(spectra: Mapping[int, Curve], rows: int) -> dict[int, int]:
-    """Rows of a head for each order, together at most `rows`, and at least LEAST each: so that the mean purity is highest."""
+def deal(spectra: Mapping[int, Curve], rows: int, ids: int | None = None) -> dict[int, int]:
+    """Rows of a head for each order, together at most `rows`, and at least LEAST each: so that the mean purity is highest; ids: how
+    many there are of those hashed."""
     histograms = {order: histogram(curve) for order, curve in spectra.items()}
     most = {order: enough(curve) for order, curve in spectra.items()}
+    if 1 in most and ids is not None:
+        most[1] = min(most[1], max(LEAST, ids))
     dealt = dict.fromkeys(spectra, LEAST)
     portion = max(1, (min(rows, sum(most.values())) - sum(dealt.values())) // _PORTIONS)
 
@@ -91,7 +96,7 @@ def deal(spectra: Mapping[int, Curve], rows: int) -> dict[int, int]:
 
     while sum(dealt.values()) + portion <= rows and (wanting := [order for order in dealt if dealt[order] < most[order]]):
         dealt[max(wanting, key=gain)] += portion
-    return {order: _rounded(min(size, most[order])) for order, size in dealt.items()}
+    return {order: most[order] if size >= most[order] == ids else _rounded(min(size, most[order])) for order, size in dealt.items()}
 
 
 def enough(curve: Curve) -> int:

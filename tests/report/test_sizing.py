@@ -111,3 +111,16 @@ def test_what_is_expected_holds_for_many_grams(rows: int) -> None:
     for name, value in {"load": expected.load, "occupied": expected.occupied, "purity": expected.purity}.items():
         assert value == pytest.approx(found[name], rel=0.02), name
     assert expected.sharing == pytest.approx(found["grams_sharing"], rel=0.05)  # of occurrences: as much on average
+
+
+@pytest.mark.parametrize("ids", [LEAST, 8192, 5000])
+def test_ids_alone_share_no_row_where_there_are_as_many(ids: int) -> None:
+    layout = plan_layout(HashRecipe(orders=(1, 2), heads=2, size=(ids, LEAST)), vocab=ids, pad=0)
+    layer = layout.layers[0]
+    rows_TH = layer.row_ids(np.arange(ids, dtype=np.int64)[:, None].repeat(2, 1), layer.heads_of(1))
+    assert all(len(np.unique(rows_T)) == ids for rows_T in rows_TH.T)
+    curve = curve_of({1: ids // 2, 7: ids // 4})
+    assert fit(curve, 1, ids, 2, ids).sharing == 0
+    assert fit(curve, 1, ids, 2, ids).purity == 1
+    assert fit(curve, 1, ids - 1, 2, ids).sharing > 0
+    assert deal({1: curve}, 10**6, ids) == {1: min(ids, enough(curve))}
