@@ -37,7 +37,7 @@ from engram_cli.corpus.runs import Range, Room, Run, merge_range
 from engram_cli.errors import ClusterError, EngramError, ResourceError
 
 RETRIES = 10  # of a task whose worker or node was lost
-PATIENCE = 15  # seconds in which a cluster must answer
+PATIENCE = 30  # seconds in which a cluster must answer
 _T = TypeVar("_T")
 _BUFFERS = Buffers()  # of a worker
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
