@@ -132,14 +132,14 @@ def test_rows_that_would_cost_too_much_leave_nothing_but_the_way_to_go_on(
 
 
 SLOW = """
-import sys
+import signal, sys
 from engram_cli import __main__ as cli
 from engram_cli.model.train import Trainer
 step = Trainer.step
 def told(trainer, fraction):
     record = step(trainer, fraction)
-    if record.step == 3:
-        print("three steps", flush=True)
+    print("a step", flush=True)
+    signal.pause()
     return record
 Trainer.step = told
 cli.main(sys.argv[1:])
@@ -154,7 +154,7 @@ def test_a_stopped_build_goes_on(ngrams_path: Path, tmp_path: Path, capsys: Outp
         [sys.executable, "-c", SLOW, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "three steps\n"
+        assert process.stdout.readline() == "a step\n"
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == code
