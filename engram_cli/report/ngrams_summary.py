@@ -1,13 +1,16 @@
 """What was counted: the figures of an n-gram artifact and its most frequent grams as text."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from engram_cli.corpus import curves, windows
 from engram_cli.corpus.artifact import NGrams, ngrams_file
+from engram_cli.corpus.engine import cores, in_order
 from engram_cli.corpus.ngrams import WideGrams
 from engram_cli.corpus.ready_files import column_reader
 from engram_cli.errors import ArtifactError
@@ -177,10 +180,15 @@ def _top(ngrams: NGrams, order: int, curve: curves.Curve) -> Iterator[dict[str, 
     rank_C, count_C = curve.zipf()
     least = count_C[min(int(np.searchsorted(rank_C, _TOP)), len(count_C) - 1)]
     top_K, count_K = np.empty(0, np.int64), np.empty(0, np.uint64)
-    for begin in range(0, rows, _BLOCK):
+
+    def frequent(begin: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
+        """Rows of a block that may be among them, and their counts."""
         block = counts(begin, min(begin + _BLOCK, rows))
-        frequent = np.flatnonzero(block >= least)
-        top_K, count_K = np.append(top_K, begin + frequent), np.append(count_K, block[frequent])
+        found_K = np.flatnonzero(block >= least)
+        return begin + found_K, block[found_K]
+
+    for found_K, counted_K in in_order((partial(frequent, begin) for begin in range(0, rows, _BLOCK)), cores()):
+        top_K, count_K = np.append(top_K, found_K), np.append(count_K, counted_K)
         kept = np.argsort(-count_K.astype(np.int64), kind="stable")[:_TOP]
         top_K, count_K = top_K[kept], count_K[kept]
     parts = [np.array([read(at, at + 1)[0] for at in top_K.tolist()], dtype=np.uint64) for read in grams]
