@@ -57,18 +57,20 @@ def merge(
         sums = {order: _sum(pair, order, files, pool) for order in orders}
         for name in (TOKENIZER, TOKEN_MAP):
             shutil.copyfile(pair[0].artifact.file(name), draft.path / name)
-        draft.inputs = dict(pair[0].artifact.manifest.inputs)
-        draft.inputs["corpus"] = _documents(pair, draft)
-        _warn_of_shared(pair, progress)
-        copied.result()
         widths = {order: 8 * len(schema.ngrams_schema(order, pair[0].bits)) for order in orders}
         _need_room(pair, sum(widths[order] * summed.rows for order, summed in sums.items()), draft)
+        documents = pool.submit(_documents, pair, draft)  # now that grams are merged without the interpreter
+        shared, sample = pool.submit(_shared, pair), pool.submit(_sample, pair)
         spectra = {}
         for number, order in enumerate(reversed(orders), 2):  # the largest first: it is flushed while the others are written
             progress.stage(number, len(orders) + 1, f"{order}-grams")
             spectra[order] = _counts(sums[order], order, pair[0].bits, draft, progress)
         draft.table(curves.FILE, curves.to_arrow(spectra))
-        draft.facts = _facts(pair) | _sample(pair, draft, progress) | {
+        copied.result()
+        draft.inputs = dict(pair[0].artifact.manifest.inputs) | {"corpus": documents.result()}
+        _warn_of_shared(shared.result(), pair, progress)
+        shares = {} if (sampled := sample.result()) is None else windows.write(draft, sampled, progress)
+        draft.facts = _facts(pair) | shares | {
             "distinct": {str(order): spectra[order].distinct for order in orders},
             "singletons": {str(order): spectra[order].singletons for order in orders},
         }
@@ -153,10 +155,10 @@ def _facts(pair: tuple[NGrams, NGrams]) -> dict[str, Any]:
     return facts | summed
 
 
-def _sample(pair: tuple[NGrams, NGrams], draft: Draft, progress: ProgressLike) -> dict[str, Any]:
-    """Write the sample of both, where both have one; the shares that it tells."""
+def _sample(pair: tuple[NGrams, NGrams]) -> pa.Table | None:
+    """The sample of both, where both have one."""
     samples = [sample for ngrams in pair if (sample := windows.stored(ngrams.artifact)) is not None]
-    return windows.write(draft, windows.combine(samples), progress) if len(samples) == len(pair) else {}
+    return windows.combine(samples) if len(samples) == len(pair) else None
 
 
 def _need_room(pair: tuple[NGrams, NGrams], wanted: int, draft: Draft) -> None:
@@ -213,9 +215,13 @@ def _numbers(sources: pa.ChunkedArray, number: dict[str, int]) -> npt.NDArray[np
     return np.concatenate(found)
 
 
-def _warn_of_shared(pair: tuple[NGrams, NGrams], progress: ProgressLike) -> None:
+def _shared(pair: tuple[NGrams, NGrams]) -> int:
+    """Documents of the second that the first has too."""
     seen = seen_in(pair[0].artifact.path)
-    shared = sum(int(seen.has(*digests).sum()) for digests in read_digests(pair[1].artifact.table(DOCUMENTS)["digest"]))
+    return sum(int(seen.has(*digests).sum()) for digests in read_digests(pair[1].artifact.table(DOCUMENTS)["digest"]))
+
+
+def _warn_of_shared(shared: int, pair: tuple[NGrams, NGrams], progress: ProgressLike) -> None:
     if shared:
         progress.warn(
             f"documents that both artifacts have are counted twice: {shared:,} of {pair[1].artifact.path}; "
