@@ -279,7 +279,7 @@ class Terminal:
         for _ in range(20):
             self.type("\x03")
             with suppress(AssertionError):
-                self.expect(pattern, 2)
+                self.expect(pattern, 10)
                 return
         raise AssertionError(f"Ctrl-C did not bring {pattern!r}, only {self._seen!r}")
 
