@@ -59,6 +59,12 @@ class Budget:
         """How much of it is used up, from 0; at 1 and beyond the run is over."""
         return seconds / self.seconds if self.seconds is not None else tokens / (self.tokens or 1)
 
+    def times(self, factor: float) -> "Budget":
+        """A budget so many times as large."""
+        if self.seconds is not None:
+            return Budget(seconds=factor * self.seconds)
+        return Budget(tokens=round(factor * (self.tokens or 1)))
+
 
 class Trainer:
     """A host (with or without memories) and its rows, and the steps that train them.

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from engram_cli.report.report import column, table
 
+CONTROLS = ("plain+statistics", "plain+last", "plain")  # the fairest first
 _CURVES = [
     column("arm", pa.string(), "text"),
     column("seed", pa.int64()),
@@ -84,8 +85,8 @@ def by_arm(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def equal_tokens(runs: Sequence[Run]) -> int:
-    """The training tokens that every trained run has reached."""
-    return min((run.tokens for run in runs if run.arm != "counts"), default=0)
+    """The training tokens that every trained run has reached; a host that is left as it is has none."""
+    return min((run.tokens for run in runs if run.arm != "counts" and run.tokens), default=0)
 
 
 def _loss_record(arm: str, runs: Sequence[Run], bits: float, equal_tokens: int) -> dict[str, Any]:
@@ -97,11 +98,11 @@ def _loss_record(arm: str, runs: Sequence[Run], bits: float, equal_tokens: int) 
         "loss": loss,
         "spread": max(losses) - min(losses) if len(runs) > 1 else None,
         "bits_per_byte": loss * bits,
-        "loss_mixed_with_counts": None if arm == "counts" else _mean(runs, "mixed"),
+        "loss_mixed_with_counts": None if arm == "counts" else mean(runs, "mixed"),
         "loss_at_equal_tokens": None if arm == "counts" else _at_tokens(runs, equal_tokens),
-        "tokens": round(_mean(runs, "tokens")),
-        "seconds": _mean(runs, "seconds"),
-        "preparation": _mean(runs, "preparation"),
+        "tokens": round(mean(runs, "tokens")),
+        "seconds": mean(runs, "seconds"),
+        "preparation": mean(runs, "preparation"),
     }
 
 
@@ -143,11 +144,11 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
     arms = by_arm(runs)
     if "engram" not in arms:
         return []
-    engram = _mean(arms["engram"], "loss")
-    opponents = {arm: _mean(items, "loss") for arm, items in arms.items() if arm != "engram"}
-    controls = [arm for arm in ("plain+statistics", "plain") if arm in arms]
+    engram = mean(arms["engram"], "loss")
+    opponents = {arm: mean(items, "loss") for arm, items in arms.items() if arm != "engram"}
+    controls = [arm for arm in CONTROLS if arm in arms]
     if controls:
-        opponents[f"{controls[0]} mixed half and half with counts"] = _mean(arms[controls[0]], "mixed")
+        opponents[f"{controls[0]} mixed half and half with counts"] = mean(arms[controls[0]], "mixed")
     return [_verdict(engram, loss, name) for name, loss in opponents.items()]
 
 
@@ -156,5 +157,5 @@ def _verdict(engram: float, loss: float, name: str) -> str:
     return f"engram is {abs(engram - loss):.3f} nats {word} than {name} ({engram:.3f} against {loss:.3f})"
 
 
-def _mean(runs: Sequence[Run], name: str) -> float:
+def mean(runs: Sequence[Run], name: str) -> float:
     return statistics.fmean(getattr(run, name) for run in runs)

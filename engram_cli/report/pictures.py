@@ -99,14 +99,15 @@ def _draw_purity(axis: Any, heads: list[dict[str, Any]]) -> None:
 
 
 def _draw_bench(report: Report, directory: Path) -> Path:
-    """Loss against tokens and against wall clock: a thin line per run, the count-only model as a level."""
+    """Loss against tokens and against wall clock: a thin line per run; the count-only model and an untrained host as levels."""
     figure, axes = new_figure(1, 2, 10.5, 4.3)
     points = report.tables["curves"].to_pylist()
-    arms = list(dict.fromkeys(point["arm"] for point in points))
+    levels = [point for point in points if point["arm"] == "counts" or not point["tokens"]]
+    arms = list(dict.fromkeys(point["arm"] for point in points if point not in levels))
     losses = [point["loss"] for point in points]
     low, high = min(losses), max(np.quantile(losses, 0.9), min(losses) + 0.1)  # the first losses of a run are huge and say nothing
     for axis, key, label in zip(axes[0], ("tokens", "seconds"), ("training tokens", "seconds, preparation included"), strict=True):
-        for arm, colour in zip((arm for arm in arms if arm != "counts"), COLOURS, strict=False):
+        for arm, colour in zip(arms, COLOURS, strict=False):
             seeds = sorted({point["seed"] for point in points if point["arm"] == arm})
             for seed in seeds:
                 run = [point for point in points if (point["arm"], point["seed"]) == (arm, seed)]
@@ -114,9 +115,9 @@ def _draw_bench(report: Report, directory: Path) -> Path:
                 axis.plot(
                     [p[key] for p in run], [p["loss"] for p in run], "o-", color=colour, markersize=3, linewidth=1.2, label=name
                 )
-        for point in points:
-            if point["arm"] == "counts":
-                axis.axhline(point["loss"], color=EXPECTED, linewidth=1.5, label="counts only")
+        for point, style in zip(levels, ("-", "--"), strict=False):
+            name = "counts only" if point["arm"] == "counts" else f"{point['arm']}, untrained"
+            axis.axhline(point["loss"], color=EXPECTED, linewidth=1.5, linestyle=style, label=name)
         axis.set(xlabel=label, ylabel="held-out loss, nats per token")
         axis.set(xlim=(0, None), ylim=(low - 0.15 * (high - low), high + 0.05 * (high - low)))
         axis.xaxis.set_major_formatter(_in_thousands)

@@ -2,14 +2,18 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from engram_cli.__main__ import run
+from engram_cli.model.host_directory import open_host
+from engram_cli.recipe import HostRecipe
 from engram_cli.report.report import read_report
 from engram_cli.store.artifact import open_artifact
+from tests.hosts import write_host
 from tests.training import TINY
 
 Output = pytest.CaptureFixture[str]
@@ -79,6 +83,11 @@ def test_json_is_the_whole_report(ngrams_path: Path, tmp_path: Path, capsys: Out
         (["--arms", ","], "but '' is not one"),
         (["--minutes", "1", "--tokens", "64"], "both are given"),
         (["--tokens", "0"], "--tokens must be above 0"),
+        (["--reach", "1", "--arms", "engram,plain"], "above 1, but it is 1"),
+        (["--reach", "nan", "--arms", "engram,plain"], "above 1, but it is nan"),
+        (["--reach", "4", "--arms", "plain"], "but the arms that train are plain; name engram and a control"),
+        (["--arms", "plain+last"], "but 'plain+last' is not one"),
+        (["--host", "nowhere"], "nowhere is no directory"),
         (["--seeds", "0"], "'--seeds': Input should be greater than or equal to 1"),
         (["--seed", "-1"], "`training.seed` must be from 0"),
         (["--minutes", "0.0000001", "--arms", "engram"], "engram prepared for"),
@@ -88,6 +97,19 @@ def test_json_is_the_whole_report(ngrams_path: Path, tmp_path: Path, capsys: Out
 )
 def test_options_that_cannot_be(refused: Refused, options: list[str], reason: str) -> None:
     assert reason in refused(*options)
+
+
+def test_a_foreign_host_gets_the_memory_and_the_control(ngrams_path: Path, tmp_path: Path, capsys: Output) -> None:
+    host = write_host(tmp_path / "foreign", ngrams_path / "tokenizer.json")
+    (tmp_path / "tiny.toml").write_text(replace(TINY, host=HostRecipe(name="tiny", context=16)).to_toml())
+    options = ["--tokens", "64", "--arms", "plain,plain+last,engram", "--quiet", "--reach", "2", "-o", "made", "--json"]
+    assert run(["bench", str(ngrams_path), "--recipe", "tiny.toml", "--host", str(host), *options]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [record["arm"] for record in document["tables"]["losses"]] == ["plain", "plain+last", "engram"]
+    assert document["facts"]["host"] == "tiny"
+    assert document["tables"]["reach"][0]["arm"] == "plain+last"
+    inputs = open_artifact("made", "report").manifest.inputs
+    assert inputs == {"ngrams": open_artifact(ngrams_path).digest, "host": open_host(host).digest}
 
 
 def test_a_gpu_that_is_not_there(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,29 +15,43 @@ import torch
 
 from engram_cli.corpus import count_model
 from engram_cli.corpus.artifact import NGrams
-from engram_cli.errors import CorpusError, DeviceError, RecipeError, TrainingError
+from engram_cli.corpus.tokenizer import train_tokenizer
+from engram_cli.errors import CorpusError, DeviceError, HostError, RecipeError, TrainingError
 from engram_cli.model.build import build, count_parameters
+from engram_cli.model.host_directory import HostDirectory, open_host
+from engram_cli.model.mixture import cross_entropy
 from engram_cli.model.table import make_host
 from engram_cli.model.train import Budget
 from engram_cli.progress import Silent
-from engram_cli.recipe import HashRecipe, HostRecipe, Recipe, RowsRecipe
+from engram_cli.recipe import HashRecipe, HostRecipe, Recipe, RowsRecipe, TrainingRecipe
 from engram_cli.report import bench as module
 from engram_cli.report import peak_memory as memory_module
-from engram_cli.report.bench import ARMS, bench, widen
+from engram_cli.report.bench import bench
+from engram_cli.report.bench_arms import COUNTS, OURS, choose, widen
+from engram_cli.report.bench_reach import Reach, lengths, reach
 from engram_cli.report.bench_tables import Run, bench_tables, equal_tokens, verdicts
 from engram_cli.report.peak_memory import peak_memory, reset_peak_memory
 from engram_cli.report.report import Measure, Report, read_report, write_report
 from engram_cli.table.layout import plan_layout
+from tests.corpora import make_documents
+from tests.hosts import write_host
 from tests.training import TINY, held_out_of, layout_of, stream_of, tiny
 
 BUDGET = Budget(tokens=64 * 10)
-TRAINED = [arm for arm in ARMS if arm != "counts"]
+ARMS = choose(None, OURS)
+TRAINED = [arm for arm in ARMS if arm != COUNTS]
 Records = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def host(ngrams: NGrams, tmp_path_factory: pytest.TempPathFactory) -> HostDirectory:
+    """A tiny host of someone else's, with the tokenizer of the n-grams."""
+    return open_host(write_host(tmp_path_factory.mktemp("host") / "tiny", ngrams.artifact.file("tokenizer.json")))
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +116,17 @@ def test_curves_end_where_their_runs_do(report: Report) -> None:
     assert [(point["tokens"], point["loss"]) for point in of_arm(report, "curves", "counts")] == [
         (records(report, "runs")["counts"]["tokens"], records(report, "losses")["counts"]["loss"])
     ]
+
+
+def test_counts_stand_beside_the_curves_on_the_curves_text(ngrams: NGrams, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CURVE_TOKENS", 64)
+    counted = bench(ngrams, TINY, BUDGET, arms=["counts"], device="cpu")
+    model = count_model.estimate(ngrams.stream(held_out=False), ngrams.vocab, 4)
+    few = held_out_of(ngrams, None, tokens=64)
+    (point,) = of_arm(counted, "curves", "counts")
+    assert point["loss"] == pytest.approx(-np.log(model.probability(few.source.stream)[few.targets - 1]).mean())
+    assert point["loss"] != pytest.approx(records(counted, "losses")["counts"]["loss"], abs=1e-3)
+    assert counted.facts["of them for curves, and at equal tokens"] == Measure(64, "tokens")
 
 
 def test_mixing_is_never_worse_than_the_mean_of_both(report: Report) -> None:
@@ -194,18 +219,17 @@ def test_a_plain_host_of_a_big_tables_size_is_left_out_and_said_so(ngrams: NGram
     big = dataclasses.replace(TINY, hash=HashRecipe(orders=(2, 3), heads=2, size=(6007,), layers=(0,)))
     ran = []
 
-    def untrained(setting: object, arm: str, recipe: Recipe, *rest: object) -> Run:
-        ran.append((arm, recipe.host.width))
+    def untrained(setting: object, arm: str, *rest: object) -> Run:
+        ran.append(arm)
         return run_of(arm, 4.0)
 
     monkeypatch.setattr(module, "_train", untrained)
     report = bench(ngrams, big, BUDGET, device="cpu")
-    assert [arm for arm, _ in ran] == ["plain", "plain+statistics", "engram"]
+    assert ran == ["plain", "plain+statistics", "engram"]
     assert report.notes[-1].startswith("plain-wide was left out: a plain host with engram's ")
     assert "--arms plain-wide runs it all the same" in report.notes[-1]
     bench(ngrams, big, BUDGET, arms=["plain-wide"], device="cpu")
-    assert ran[-1][0] == "plain-wide"
-    assert ran[-1][1] > TINY.host.width
+    assert ran[-1] == "plain-wide"
 
 
 @pytest.mark.parametrize(
@@ -235,6 +259,59 @@ def test_plain_widened_holds_what_engram_holds(rows: int, host: HostRecipe) -> N
     assert parameters(dataclasses.replace(recipe, host=shrunk)) < engram <= parameters(wide) < 1.1 * engram
     assert (wide.host.layers, wide.host.heads, wide.host.context) == (host.layers, host.heads, host.context)
     assert wide.host.feed_forward / wide.host.width == pytest.approx(host.feed_forward / host.width, rel=0.05)
+
+
+def test_random_rows_run_where_they_are_asked_for_and_are_trained(ngrams: NGrams, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def noted(trainer: Any, *rest: Any) -> None:
+        made.append(trainer)
+
+    monkeypatch.setattr(module, "train", noted)
+    bench(ngrams, tiny(row_learning_rate=0.0), BUDGET, arms=["engram-random", "engram"], device="cpu")
+    counted, random = made
+    assert (counted.recipe.row_learning_rate, random.recipe.row_learning_rate) == (0, TrainingRecipe.row_learning_rate)
+    rows = [trainer.rows[0].take(np.arange(211)) for trainer in made]
+    assert 0.01 < rows[1].std() < 0.03
+    assert rows[0].std() != pytest.approx(rows[1].std(), rel=0.5)
+
+
+# a foreign host -------------------------------------------------------------------------------------------------------
+def test_a_memory_stands_beside_the_last_block_trained_for_as_long(ngrams: NGrams, host: HostDirectory) -> None:
+    recipe = dataclasses.replace(TINY, host=HostRecipe(context=16))
+    report = bench(ngrams, recipe, BUDGET, host=host, seeds=2, device="cpu")
+    losses = records(report, "losses")
+    assert [*losses] == ["counts", "plain", "plain+last", "engram", "engram+last"]
+    assert (losses["plain"]["seeds"], losses["plain"]["tokens"]) == (1, 0)
+    assert {losses[arm]["tokens"] for arm in ("plain+last", "engram", "engram+last")} == {640}
+    for arm in ("plain+last", "engram", "engram+last"):
+        assert losses[arm]["loss"] < losses["plain"]["loss"]
+    assert report.facts["equal tokens at"] == Measure(640, "tokens")
+    (untrained,) = of_arm(report, "curves", "plain")
+    assert losses["plain"]["loss_at_equal_tokens"] == untrained["loss"]
+    names = [note.split(" than ")[1].split(" (")[0] for note in report.notes]
+    assert names == ["counts", "plain", "plain+last", "engram+last", "plain+last mixed half and half with counts"]
+
+
+def test_the_untrained_host_is_the_host(ngrams: NGrams, host: HostDirectory, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(TINY, host=HostRecipe(context=16))
+    report = bench(ngrams, recipe, BUDGET, arms=["plain"], host=host, device="cpu")
+    losses = []
+    for batch in held_out_of(ngrams, None, tokens=1 << 14).batches():
+        with torch.no_grad():
+            logits = host.model(input_ids=torch.from_numpy(batch.tokens_BT)).logits[..., : host.vocab]
+        losses.append(cross_entropy(logits, torch.from_numpy(batch.targets_BT)))
+    assert records(report, "losses")["plain"]["loss"] == pytest.approx(float(torch.cat(losses).mean()), abs=1e-5)
+    write_report(tmp_path / "made", report, inputs={})  # its one point is drawn
+
+
+def test_a_host_that_does_not_suit_the_ngrams_is_refused(raw_ngrams: NGrams, host: HostDirectory, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="--host"):
+        bench(raw_ngrams, dataclasses.replace(TINY, host=HostRecipe(name="other", context=16)), BUDGET)
+    train_tokenizer([make_documents(5)], 300).save(str(tmp_path / "tokenizer.json"))
+    other = open_host(write_host(tmp_path / "other", tmp_path / "tokenizer.json"))
+    with pytest.raises(HostError, match="reads the ids of its own tokenizer"):
+        bench(raw_ngrams, dataclasses.replace(TINY, host=HostRecipe(context=16)), BUDGET, host=other)
 
 
 # budgets and refusals -------------------------------------------------------------------------------------------------
@@ -312,6 +389,68 @@ def test_the_fair_control_is_mixed_where_it_ran() -> None:
     beaten = "engram is 0.050 nats worse than plain+statistics mixed half and half with counts (2.950 against 2.900)"
     assert verdicts(runs)[-1] == beaten
     assert verdicts([run_of("plain", 4.0), run_of("counts", 3.0)]) == []
+
+
+# how long the control needs -------------------------------------------------------------------------------------------
+def reached_by(*losses: float, engram: float) -> tuple[Reach, list[float]]:
+    """A control that comes to these losses with 1, 2, 4 ... times the budget of 10 s, and for which of them it was trained."""
+    asked = []
+
+    def longer(number: int, times: float) -> Run:
+        asked.append(times)
+        return run_of("plain", losses[number], curve=[(100, 10 * times, losses[number])])
+
+    runs = [run_of("plain", losses[0], curve=[(10, 10.0, losses[0])]), run_of("engram", engram, curve=[(10, 9.0, engram)])]
+    return reach(runs, "plain", lengths(4), longer), asked
+
+
+def test_the_time_the_control_needs_lies_between_two_of_its_runs() -> None:
+    found, asked = reached_by(5.0, 4.0, 3.0, engram=3.5)
+    assert asked == [2, 4]
+    assert [(point.times_the_budget, point.loss) for point in found.points] == [(1, 5.0), (2, 4.0), (4, 3.0)]
+    assert found.note().startswith("plain needs about 28 s to reach engram's loss of 3.500, 3.1 times engram's 9 s")  # 20 sqrt 2
+
+
+@pytest.mark.parametrize(
+    ("losses", "trained", "note"),
+    [
+        ([5.0, 3.5], [2], "plain needs about 20 s to reach engram's loss of 3.500"),
+        ([3.4], [], "plain reaches engram's loss of 3.500 within the budget"),
+        ([5.0, 4.0, 3.6], [2, 4], "plain did not reach engram's loss of 3.500 within 40 s, 4 times the budget: it came to 3.600"),
+    ],
+)
+def test_the_control_is_trained_no_longer_than_needed(losses: list[float], trained: list[float], note: str) -> None:
+    found, asked = reached_by(*losses, engram=3.5)
+    assert asked == trained
+    assert found.note().startswith(note)
+
+
+def test_lengths_double_up_to_the_factor() -> None:
+    assert [lengths(factor) for factor in (1.5, 2, 5, 8)] == [[1.5], [2], [2, 4, 5], [2, 4, 8]]
+
+
+def test_the_fairest_control_runs_longer_and_is_told(ngrams: NGrams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    budgets = []
+
+    def one_step(trainer: Any, budget: Budget, *rest: Any) -> None:
+        budgets.append(budget.tokens)
+        for _ in range(1 + 4 * bool(trainer.rows)):  # engram is ahead
+            trainer.step(0.0)
+
+    monkeypatch.setattr(module, "train", one_step)
+    arms = ["plain", "plain+statistics", "engram"]
+    report = bench(ngrams, TINY, Budget(tokens=64), arms=arms, seeds=2, reach_within=3, device="cpu")
+    assert budgets == [64] * 6 + [128, 192]
+    records = report.tables["reach"].to_pylist()
+    assert [(record["arm"], record["times_the_budget"]) for record in records] == [("plain+statistics", n) for n in (1, 2, 3)]
+    assert report.notes[-1].startswith("plain+statistics did not reach engram's loss of ")
+    write_report(tmp_path / "made", report, inputs={})
+
+
+@pytest.mark.parametrize("arms", [["engram", "counts"], ["plain"], ["counts"]])
+def test_nothing_to_reach_is_refused(ngrams: NGrams, arms: list[str]) -> None:
+    with pytest.raises(RecipeError, match="name engram and a control in --arms"):
+        bench(ngrams, TINY, BUDGET, arms=arms, reach_within=2)
 
 
 def losses_of(*runs: Run) -> Records:
