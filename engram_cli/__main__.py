@@ -19,6 +19,7 @@ import typer.main
 
 from engram_cli import __version__
 from engram_cli.errors import EngramError
+from engram_cli.store.resources import need_start
 
 COMMANDS = (
     "extract",
@@ -35,6 +36,9 @@ COMMANDS = (
     "verify",
 )
 _OBJECTS = 20_000  # made before a search for cycles among them
+COMPUTING = ("plan", "build", "serve-local", "bench", "sweep")  # with torch
+_LIBRARIES, _TORCH = 256 << 20, 576 << 20  # bytes of memory that they take before any work, and threads of them
+_SHORT = "(out of|allocate) memory|start new thread|map segment|zero-fill pages"  # as torch, Python and the loader say it
 app = typer.Typer(name="engram", rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -101,6 +105,8 @@ def run(arguments: list[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
+        if arguments[0] in COMMANDS and "--help" not in arguments:
+            need_start(_TORCH if arguments[0] in COMPUTING else _LIBRARIES, f"to begin, engram {arguments[0]}")
         code = typer.main.get_command(app).main(arguments, prog_name="engram", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except typer.TyperException as error:
@@ -114,8 +120,9 @@ def _run(arguments: list[str]) -> int:
         place = f" on {error.filename}" if error.filename else ""
         _say(f"the system must allow what is asked, but it said `{error.strerror or error}`{place}; mend that and run it again")
     except Exception as error:
-        if isinstance(error, MemoryError) or re.search("(out of|allocate) memory", str(error)):  # the second: as torch says it
-            _say(f"the work must fit in memory, but it ran out ({error}); ask for less, or take a larger machine")
+        if isinstance(error, MemoryError) or re.search(_SHORT, str(error)):
+            told = f" ({error})" if str(error) else ""
+            _say(f"the work must fit in memory, but it ran out{told}; ask for less, or take a larger machine")
         else:
             traceback.print_exc()
             _say("this is a mistake in engram, not yours; please report it with the lines above")

@@ -39,6 +39,13 @@ def _available() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def need_start(wanted: int, what: str) -> None:
+    """Raise ResourceError where the limits of this process leave less than `wanted` bytes of memory to what is loaded next, which
+    might end it without a word: C libraries give up where they get no memory for a thread."""
+    left = min(_left_by_ulimit(), default=wanted)
+    need_room(wanted, max(0, left), what, "memory", "raise the limits of this process (ulimit -d, ulimit -v)")
+
+
 def _left_by_ulimit() -> Iterator[int]:
     for limit, used in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
         most, _ = resource.getrlimit(limit)

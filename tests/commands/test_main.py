@@ -34,6 +34,14 @@ engram_cli.report.verify.verify = verify
 cli.main(["verify", sys.argv[2]])
 """
 
+CRAMPED = """
+import resource, sys
+import engram_cli.__main__ as cli
+
+resource.setrlimit(resource.RLIMIT_DATA, (100 << 20, 100 << 20))
+cli.main(sys.argv[1:])
+"""
+
 
 def broken(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> list[str]:
     """A command line that runs into `error`."""
@@ -94,6 +102,9 @@ def test_wrong_arguments_are_one_line(arguments: list[str], message: str, capsys
         (MemoryError("17 GiB"), "engram: the work must fit in memory, but it ran out (17 GiB);"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "engram: the work must fit in memory, but it ran out ("),
         (RuntimeError("CUDA out of memory. Tried"), "engram: the work must fit in memory, but it ran out ("),
+        (RuntimeError("can't start new thread"), "engram: the work must fit in memory, but it ran out (can't start new thread);"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "engram: the work must fit in memory,"),
+        (MemoryError(), "engram: the work must fit in memory, but it ran out;"),
         (PermissionError(errno.EACCES, "Permission denied", "rows"), "but it said `Permission denied` on rows;"),
         (OSError("odd"), "but it said `odd`;"),
     ],
@@ -106,6 +117,23 @@ def test_errors_become_one_line(
     captured = capsys.readouterr().err
     assert message in captured
     assert captured.count("\n") == 1
+
+
+@pytest.mark.parametrize(("command", "takes"), [("inspect", "256.0"), ("verify", "256.0"), ("build", "576.0"), ("bench", "576.0")])
+def test_too_little_memory_to_begin_is_one_line(ngrams_path: Path, tmp_path: Path, command: str, takes: str) -> None:
+    """Loaded all the same, libraries that get no memory for their threads end the process, some of them without a word."""
+    arguments = [command, str(ngrams_path), *(["--out", str(tmp_path / "made")] if command == "build" else [])]
+    done = subprocess.run([sys.executable, "-c", CRAMPED, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"engram: to begin, engram {command} takes {takes} MiB of memory, but ")
+    assert line.endswith("raise the limits of this process (ulimit -d, ulimit -v)")
+
+
+def test_help_takes_next_to_no_memory() -> None:
+    done = subprocess.run([sys.executable, "-c", CRAMPED, "build", "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Example:" in done.stdout
 
 
 def test_a_mistake_of_ours_shows_where_it_is(monkeypatch: pytest.MonkeyPatch, table_path: Path, capsys: Output) -> None:
