@@ -25,7 +25,7 @@ COMMANDS = {
     "set": "/set NAME VALUE     change a setting, such as /set temperature 0.7; /set alone shows them",
     "stats": "/stats              tokens per second, rows read and their bytes",
     "memory": "/memory off|on      answer without or with the memory",
-    "trace": "/trace              what the last turn looked up, and how far each gate opened",
+    "trace": "/trace              what the last turn looked up, and how far each gate opened, the mixture's too",
     "quit": "/quit               end (also Ctrl-D)",
 }
 HONESTY = (

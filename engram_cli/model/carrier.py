@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from engram_cli.model.memory import Memory
 from engram_cli.model.mixture import cross_entropy
 
+MIXTURE = "mixture"  # where its gate is, beside those of layers
 OF_MEMORY = ("memories.", "mixture.")  # what the names of parameters begin with that are not the transformer's own
 
 
@@ -36,7 +37,7 @@ class Carrier(nn.Module):
     """A causal language model with a Memory before the attention of some layers.
 
     width: D; context: tokens that it can see; memories: layer (0-based) -> Memory, none for plain.
-    After a forward pass with memory, `gates` holds layer -> gate [B, T, G] of that pass, detached.
+    After a forward pass with memory, `gates` holds for each of `gated` the gate [B, T, G] of that pass, detached.
     """
 
     pretrained = False  # whether its weights were something before they were trained here
@@ -45,12 +46,17 @@ class Carrier(nn.Module):
         super().__init__()
         self.width, self.context = width, context
         self.memories = nn.ModuleDict({str(layer): memory for layer, memory in (memories or {}).items()})
-        self.gates: dict[int, Tensor] = {}
+        self.gates: dict[int | str, Tensor] = {}
 
     @property
     def memory_layers(self) -> tuple[int, ...]:
         """Layers that carry a memory."""
         return tuple(int(layer) for layer in self.memories)
+
+    @property
+    def gated(self) -> tuple[int | str, ...]:
+        """Where gates are: layers that carry a memory, and MIXTURE where there is one."""
+        return self.memory_layers
 
     @property
     def convolved_layers(self) -> tuple[int, ...]:

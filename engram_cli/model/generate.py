@@ -88,8 +88,8 @@ class Usage:
 class Decoder:
     """One document of token ids, and what the host keeps of it.
 
-    ids: all of it; first: the first id that the host still sees; gates: layer -> how far the gate opened at each id that was run,
-    None where it ran without memory or not at all; usage: what it took so far.
+    ids: all of it; first: the first id that the host still sees; gates: for each of the host's gates how far it opened at each id
+    that was run, None where it ran without memory or not at all; usage: what it took so far.
     """
 
     def __init__(self, table: TableLike, memory: bool = True) -> None:
@@ -104,7 +104,7 @@ class Decoder:
         """Begin a new document."""
         self.ids: list[int] = []
         self.first = 0
-        self.gates: dict[int, list[float | None]] = {layer: [] for layer in self.table.host.memory_layers}
+        self.gates: dict[int | str, list[float | None]] = {place: [] for place in self.table.host.gated}
         self._forget()
 
     @property
@@ -178,9 +178,9 @@ class Decoder:
             memory = look_up(self.table.layout.layers, self.table.rows, self.windows(start, stop)[None], host.device)
             self._count_rows(stop - start)
         logits_BTV = host(tokens_BT, memory, self._cache, last=1)
-        for layer, gates in self.gates.items():
+        for place, gates in self.gates.items():
             gates += [None] * (start - len(gates))
-            gates[start:stop] = host.gates[layer][0, :, 0].tolist() if memory else [None] * (stop - start)
+            gates[start:stop] = host.gates[place][0, :, 0].tolist() if memory else [None] * (stop - start)
         return logits_BTV[0, -1].float().cpu()  # type: ignore[no-any-return]
 
     def _count_rows(self, tokens: int) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engram_cli.model.carrier import CacheLike, Carrier
+from engram_cli.model.carrier import MIXTURE, CacheLike, Carrier
 from engram_cli.model.memory import Memory
 from engram_cli.model.mixture import Mixture
 from engram_cli.recipe import HostRecipe
@@ -136,6 +136,10 @@ class Host(Carrier):
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
 
+    @property
+    def gated(self) -> tuple[int | str, ...]:
+        return self.memory_layers if self.mixture is None else (*self.memory_layers, MIXTURE)
+
     def make_cache(self, batch: int = 1) -> Cache:
         return Cache(self, batch)
 
@@ -143,11 +147,13 @@ class Host(Carrier):
         self, tokens_BT: Tensor, memory: Mapping[int, Tensor] | None = None, cache: CacheLike | None = None, last: int = 0
     ) -> Tensor:
         assert cache is None or isinstance(cache, Cache)
-        hidden_BTD = self.hidden(tokens_BT, memory, cache)[:, -last:]
-        logits_BTV = F.linear(hidden_BTD, self.embedding.weight, self.bias)
+        hidden_BTD = self.hidden(tokens_BT, memory, cache)
+        logits_BTV = F.linear(hidden_BTD[:, -last:], self.embedding.weight, self.bias)
         if memory is None or self.mixture is None:
             return logits_BTV
-        mixed_BTV: Tensor = self.mixture(logits_BTV, hidden_BTD, memory[self.recipe.layers][:, -last:])
+        memory_BTM = memory[self.recipe.layers]
+        self.gates[MIXTURE] = self.mixture.gate(hidden_BTD, memory_BTM).detach()
+        mixed_BTV: Tensor = self.mixture(logits_BTV, hidden_BTD[:, -last:], memory_BTM[:, -last:])
         return mixed_BTV
 
     def losses(self, tokens_BT: Tensor, targets_BT: Tensor, memory: Mapping[int, Tensor] | None = None) -> Tensor:

@@ -32,6 +32,10 @@ class Mixture(nn.Module):
         host_BTV, own_BTV = (F.log_softmax(part.float(), dim=-1) for part in (logits_BTV, self._own_logits(memory_BTM)))
         return self._mix(host_BTV, own_BTV, self._score(hidden_BTD, memory_BTM))
 
+    def gate(self, hidden_BTD: Tensor, memory_BTM: Tensor) -> Tensor:
+        """w, the share of what the rows say by themselves, [B, T, 1]."""
+        return self._score(hidden_BTD, memory_BTM).sigmoid()
+
     def losses(self, logits_BTV: Tensor, hidden_BTD: Tensor, memory_BTM: Tensor, targets_BT: Tensor) -> Tensor:
         """-log p of the targets, [B, T], without the distributions in between."""
         host_BT, own_BT = (-cross_entropy(part, targets_BT) for part in (logits_BTV, self._own_logits(memory_BTM)))

@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 
+from engram_cli.model.carrier import MIXTURE
 from engram_cli.model.generate import Usage
 from engram_cli.model.session import Session
 from engram_cli.report.report import Measure, Report, Scalar, column, table
@@ -12,33 +13,35 @@ _VISIBLE = str.maketrans({"\n": "⏎", "\r": "␍", "\t": "⇥"})
 
 def trace(session: Session) -> Report:
     """The look-ups of the last turn, one record for each token that the host read: the gram that ends there for each order, as it
-    was written (the token map may fold other spellings into it), the gate of each layer, and the token that followed."""
+    was written (the token map may fold other spellings into it), the gate of each layer and of the mixture, and the token that
+    followed."""
     decoder, layers = session.decoder, session.table.layout.layers
     orders = sorted({order for layer in layers for order in layer.orders})
     first, answer, stop = session.turn
     fields = [column(name, pa.string(), "text") for name in ("part", "token", *(f"{order}-gram" for order in orders))]
-    fields += [column(f"gate_{layer}", pa.float64(), "share") for layer in decoder.gates]
+    fields += [column(f"gate_{place}", pa.float64(), "share") for place in decoder.gates]
     fields.append(column("next", pa.string(), "text"))
     records: list[dict[str, str | float | None]] = []
     for at in range(first, min(stop, *map(len, decoder.gates.values()))):
         record: dict[str, str | float | None] = {"part": "text" if at < answer else "answer", "token": _text(session, at, at + 1)}
         record |= {f"{order}-gram": _text(session, at + 1 - order, at + 1) for order in orders}
-        record |= {f"gate_{layer}": gates[at] for layer, gates in decoder.gates.items()}
+        record |= {f"gate_{place}": gates[at] for place, gates in decoder.gates.items()}
         records.append(record | {"next": _text(session, at + 1, at + 2) if at + 1 < stop else None})
     usage = session.last_usage
     facts: dict[str, Scalar | Measure] = {
         "rows read": Measure(usage.rows, "rows"),
         "bytes of rows read": Measure(usage.bytes, "bytes"),
     }
-    for layer, gates in decoder.gates.items():
+    for place, gates in decoder.gates.items():
         opened = [gate for gate in gates[first:stop] if gate is not None]
-        facts[f"mean gate of layer {layer}"] = Measure(sum(opened) / len(opened) if opened else None, "share")
+        name = f"mean gate of {'the mixture' if place == MIXTURE else f'layer {place}'}"
+        facts[name] = Measure(sum(opened) / len(opened) if opened else None, "share")
     return Report(
         about="trace",
         title="What the last turn looked up" if records else "No turn yet, so nothing was looked up",
         facts=facts,
         tables={"lookups": table(fields, records, title="token by token; a gate is 0 % shut and 100 % open")},
-        notes=_notes(records, decoder.memory),
+        notes=_notes(records, decoder.memory, MIXTURE in decoder.gates),
     )
 
 
@@ -84,7 +87,11 @@ def _text(session: Session, start: int, stop: int) -> str:
     return _BEFORE * max(0, -start) + text.translate(_VISIBLE)
 
 
-def _notes(records: list[dict[str, str | float | None]], memory: bool) -> list[str]:
+def _notes(records: list[dict[str, str | float | None]], memory: bool, mixes: bool) -> list[str]:
     if records and not memory:
         return ["Memory is off: nothing is looked up and the gates stay shut; /memory on switches it on."]
+    if records and mixes:
+        return [
+            "The gate of the mixture is the share of what the rows say by themselves in what comes next; the rest is the host's."
+        ]
     return []

@@ -46,6 +46,10 @@ def test_both_sides_are_weighed(host: Host) -> None:
     says_BTV = torch.softmax(hidden_BTD @ host.embedding.weight.T + host.bias, -1)
     wanted_BTV = (1 - weight_BT1) * says_BTV + weight_BT1 * own_BTV
     torch.testing.assert_close(host(tokens_BT, memory).exp(), wanted_BTV)
+    assert host.gated == (OUTPUT, "mixture")
+    torch.testing.assert_close(host.gates["mixture"], weight_BT1)
+    host(tokens_BT, memory, last=1)
+    torch.testing.assert_close(host.gates["mixture"], weight_BT1)  # of all positions, whatever is asked of the last
 
 
 def test_losses_are_those_of_the_distribution(host: Host) -> None:

@@ -1,15 +1,18 @@
 """The trace tells what was looked up; the stats tell what it took."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from engram_cli.model.generate import Sampling
 from engram_cli.model.session import Session
 from engram_cli.model.table import open_table
 from engram_cli.report.report import Measure
 from engram_cli.report.trace import stats, trace
+from tests.tables import RECIPE, write_table
 
 
 @pytest.fixture
@@ -43,6 +46,19 @@ def test_the_last_token_of_an_answer_is_only_read_in_the_next_turn(session: Sess
     records = trace(session).tables["lookups"].to_pylist()
     assert len(records) == len(session.decoder.ids) - 1
     assert records[-1]["next"] == session.table.tokenizer.decode(session.decoder.ids[-1:])
+
+
+def test_the_mixtures_gate_is_there_where_rows_speak_for_themselves(tmp_path: Path) -> None:
+    mixing = RECIPE.replace("layers = [0, 2]", "layers = [3]") + "[memory]\nmixture = true\n"
+    session = Session(open_table(write_table(tmp_path / "mixing", mixing), "cpu"), Sampling(max_tokens=4))
+    mixture = session.table.host.mixture
+    torch.nn.init.constant_(mixture.hidden_gate.bias, -math.log(3))  # type: ignore[union-attr, arg-type]
+    turn(session, "The capital of")
+    report = trace(session)
+    assert report.tables["lookups"].column_names[-3:] == ["gate_3", "gate_mixture", "next"]
+    assert report.tables["lookups"]["gate_mixture"].to_pylist() == pytest.approx([0.25] * report.tables["lookups"].num_rows)
+    assert report.facts["mean gate of the mixture"] == Measure(pytest.approx(0.25), "share")
+    assert "the rest is the host's" in report.notes[0]
 
 
 def test_facts_sum_up_the_records(session: Session) -> None:
