@@ -48,8 +48,8 @@ def command(
     The loss on held-out documents is measured on the way. A checkpoint is written every minute and on Ctrl-C. With --rows-dtype the
     loss is told before and after; where it rises by more than --max-loss nothing is written, and --resume can try another type.
 
-    With --host the memory is added to that host, which stays as it is unless --train says otherwise. The n-grams must be of its
-    tokenizer (engram extract --tokenizer PATH/tokenizer.json).
+    With --host the memory is added to that host, which stays as it is unless --train says otherwise; its loss alone is told beside
+    the loss with the memory. The n-grams must be of its tokenizer (engram extract --tokenizer PATH/tokenizer.json).
 
     \b
     Example:

@@ -31,11 +31,11 @@ from engram_cli.model.checkpoint import (
 from engram_cli.model.data import Batches, HeldOut, layout_for
 from engram_cli.model.host_directory import HostDirectory
 from engram_cli.model.placement import WHERE, check_resources, place_rows
-from engram_cli.model.quantise import MEASURED_TOKENS, LossGate, loss_facts, put_back, quantise
+from engram_cli.model.quantise import LossGate, loss_facts, measured_text, put_back, quantise
 from engram_cli.model.row_store import count_trained
 from engram_cli.model.start import Start, streams
-from engram_cli.model.table import pick_device, save_weights
-from engram_cli.model.train import Budget, Trainer
+from engram_cli.model.table import make_foreign_host, pick_device, save_weights
+from engram_cli.model.train import Budget, Trainer, token_losses
 from engram_cli.progress import SILENT, ProgressLike
 from engram_cli.recipe import Recipe
 from engram_cli.store import schema
@@ -114,12 +114,12 @@ def build(
             with _told_with_the_way_on(draft):
                 train(trainer, budget, held_out, progress, lambda: save_checkpoint(draft.path, trainer, fingerprint))
             progress.stage(3, _STAGES, "measuring on held-out text and writing the table")
-            measured = HeldOut(held_out.source, held_out.context, MEASURED_TOKENS)
+            measured = measured_text(held_out.source, recipe)
             loss = trainer.evaluate(measured)
             _write(draft, ngrams, recipe, layout, trainer, budget, loss, held_out.tokens_per_byte)
             if host is not None:
                 draft.inputs = {**draft.inputs, "host": host.digest}
-                draft.facts = {**draft.facts, "host": {"path": str(host.path), "digest": host.digest}}
+                draft.facts = {**draft.facts, **_host_facts(host, recipe, computing, measured)}
             if written != recipe.rows:
                 gate = LossGate(trainer.host, layout.layers, measured, max_loss)
                 draft.facts |= quantise(draft.path, gate, loss, written.dtype)
@@ -255,6 +255,14 @@ def _facts(
         **loss_facts(loss, tokens_per_byte),
         **{key: facts[key] for key in ("token_map_digest", "vocab", "canonical_vocab", "pad", "end")},
     }
+
+
+def _host_facts(host: HostDirectory, recipe: Recipe, device: torch.device, held_out: HeldOut) -> dict[str, object]:
+    """Where the host is, and its loss as it is, untrained and without memory, on the text that the table's is stated for."""
+    frozen = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, parts="memory"))
+    alone = make_foreign_host(host, frozen, None).to(device)
+    loss = float(token_losses(alone, {}, (), held_out).mean())
+    return {"host": {"path": str(host.path), "digest": host.digest}, "held_out_loss_of_host_alone": round(loss, 6)}
 
 
 def count_parameters(host: Carrier, rows: int) -> dict[str, int]:

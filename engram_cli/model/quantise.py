@@ -13,15 +13,17 @@ from pathlib import Path
 
 from engram_cli.errors import LossError
 from engram_cli.model.carrier import Carrier
-from engram_cli.model.data import HeldOut
+from engram_cli.model.data import HeldOut, Windowed
 from engram_cli.model.train import token_losses
+from engram_cli.recipe import Recipe
 from engram_cli.store.artifact import scratch_path
 from engram_cli.table.convert import RoundingError, largest_number, stream
 from engram_cli.table.layout import LayerLayout
 from engram_cli.table.row_types import ROW_TYPES, matrix_scale
 from engram_cli.table.rows import Rows, rows_file
 
-MEASURED_TOKENS = 262_144  # of the held-out text, that a table's loss is stated for
+_MEASURED_TOKENS = 262_144  # of the held-out text, that a table's loss is stated for
+_FOREIGN_TOKENS = 16_384  # the same with a foreign host, which reads so much more slowly
 _NEW, _TRAINED = "quantised", "trained"
 
 
@@ -47,6 +49,11 @@ class LossGate:
                 f"the loss on held-out text {allowed}, but rows of {dtype} take it from {before:.4f} to {after:.4f} nats a token; "
                 f"{way_out}"
             )
+
+
+def measured_text(source: Windowed, recipe: Recipe) -> HeldOut:
+    """The part of the held-out stream `source` that the loss of a table of `recipe` is stated for."""
+    return HeldOut(source, recipe.host.context, _FOREIGN_TOKENS if recipe.host.foreign else _MEASURED_TOKENS)
 
 
 def loss_facts(loss: float, tokens_per_byte: float) -> dict[str, float]:

@@ -49,8 +49,8 @@ class Measure:
 
 def open_measure(source: Source, ngrams: NGrams, max_loss: float | None) -> Measure:
     """Raises ArtifactError where the table has no host, or another tokenizer than the n-grams."""
-    from engram_cli.model.data import HeldOut, Windowed  # torch takes two seconds and 200 MiB: only who measures a loss pays
-    from engram_cli.model.quantise import MEASURED_TOKENS, LossGate
+    from engram_cli.model.data import Windowed  # torch takes two seconds and 200 MiB: only who measures a loss pays
+    from engram_cli.model.quantise import LossGate, measured_text
     from engram_cli.model.table import HOST_FILE, open_table
 
     path = source.stored.path
@@ -63,5 +63,5 @@ def open_measure(source: Source, ngrams: NGrams, max_loss: float | None) -> Meas
             "were extracted with the tokenizer.json of the table"
         )
     text = Windowed(ngrams.stream(held_out=True), table.canonical_V, table.layout)
-    held_out = HeldOut(text, table.recipe.host.context, MEASURED_TOKENS)
+    held_out = measured_text(text, table.recipe)
     return Measure(table, ngrams, LossGate(table.host, table.layout.layers, held_out, max_loss))

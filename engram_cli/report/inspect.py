@@ -22,7 +22,8 @@ from engram_cli.table.formats.engram import LAYOUT_FILE, open_layer
 from engram_cli.table.layout import Layout
 
 KINDS = {"ngrams": "n-gram artifact", "table": "table artifact"}
-_UNITS = {"held_out_loss": "nats", "held_out_loss_before_rounding": "nats", "bits_per_byte": "bits"}
+_NATS = ("held_out_loss", "held_out_loss_before_rounding", "held_out_loss_of_host_alone")
+_UNITS = {**dict.fromkeys(_NATS, "nats"), "bits_per_byte": "bits"}
 _EVALUATIONS = 12  # of a training run that are shown
 
 FILES = [

@@ -88,6 +88,8 @@ def test_the_artifact_holds_the_memory_and_where_the_host_is(built: Artifact, ho
     assert built.manifest.inputs["host"] == host.digest
     assert built.manifest.facts["host"] == {"path": str(host.path), "digest": host.digest}
     assert not built.tensors("host.safetensors")
+    alone = built.manifest.facts["held_out_loss_of_host_alone"]
+    assert built.manifest.facts["held_out_loss"] < alone
     table = open_table(built.path, "cpu")
     assert (table.recipe.host.name, table.recipe.host.width, table.recipe.host.layers) == (host.path.name, WIDTH, LAYERS)
     assert table.host.stored().keys() == built.tensors("memory.safetensors").keys()
@@ -150,6 +152,15 @@ def test_what_was_trained_of_a_host_is_stored(ngrams: NGrams, host: HostDirector
     changed = [name for name, p in host.model.named_parameters() if not torch.equal(p, table.host.get_parameter(f"model.{name}"))]
     assert changed
     assert {f"model.{name}" for name in changed} <= built.tensors("host.safetensors").keys()
+
+
+def test_the_hosts_own_loss_is_of_what_it_was_before_it_trained(
+    ngrams: NGrams, host: HostDirectory, built: Artifact, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, training=replace(RECIPE.training, parts="memory+all", host_learning_rate=5e-3))
+    trained = build(ngrams, recipe, tmp_path / "table", Budget(tokens=5 * STEP), host=host)
+    losses = [table.manifest.facts["held_out_loss_of_host_alone"] for table in (built, trained)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(
