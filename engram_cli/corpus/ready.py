@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,8 @@ from tokenizers import Tokenizer
 
 from engram_cli.corpus.budget import AMPLE, Budget
 from engram_cli.corpus.documents import Digests
-from engram_cli.corpus.parquet import check_pages, open_parquet, row_values
+from engram_cli.corpus.parquet import check_pages, chunks, open_parquet
+from engram_cli.corpus.parquet_pages import longest_row
 from engram_cli.corpus.ready_files import Documents, Ids, lists_of, mapped_documents
 from engram_cli.corpus.sources import expand, shown, walk
 from engram_cli.corpus.tokenizer import byte_lengths
@@ -215,9 +216,10 @@ class ReadyReader:
                 rows, read = max(1, parquet.metadata.num_rows), 0
                 lists_of(parquet.schema_arrow.empty_table(), self.token_field, source.name)
                 check_pages(parquet, file, self.token_field, self.budget, source.name)
-                for batch in parquet.iter_batches(self._rows_at_once(parquet, source.name), columns=[self.token_field]):
-                    read += batch.num_rows
-                    yield lists_of(batch, self.token_field, source.name), read / rows
+                for group, at_once in enumerate(self._rows_at_once(parquet, file, source.name)):
+                    for batch in parquet.iter_batches(at_once, row_groups=[group], columns=[self.token_field]):
+                        read += batch.num_rows
+                        yield lists_of(batch, self.token_field, source.name), read / rows
             return
         with pa.memory_map(str(source.path)) as mapped:
             try:
@@ -231,16 +233,20 @@ class ReadyReader:
                 share = (number + 1) / file.num_record_batches
                 yield lists_of(file.get_batch(number), self.token_field, source.name), share
 
-    def _rows_at_once(self, parquet: "pq.ParquetFile", name: str) -> int:
-        """So many rows that they are about a block. Raises CorpusError where they are too long to be held."""
+    def _rows_at_once(self, parquet: "pq.ParquetFile", file: IO[bytes], name: str) -> Iterator[int]:
+        """For each row group so many rows that they are about a block, and fit memory however they lie. Raises CorpusError where one
+        alone does not. Bytes do not tell, since repeated ids take none."""
         assert self.token_field is not None
-        longest = row_values(parquet, self.token_field)
-        if longest * _LISTED > self.budget.page:
-            raise CorpusError(
-                f"a row of ids is held in memory whole, up to {self.budget.page // _LISTED:,} of them, but {name} has {longest:,} in a row; "
-                f"give --memory {self.budget.to_unpack(longest * _LISTED)} or more, or write shorter rows"
-            )
-        return max(1, min(_ROWS, BLOCK // max(1, longest)))
+        most = self.budget.page // _LISTED
+        for chunk, rows in chunks(parquet, self.token_field):
+            at_once = min(_ROWS, BLOCK * rows // max(1, chunk.num_values))
+            longest = longest_row(file, chunk) if chunk.num_values > most else 1
+            if longest > most:
+                raise CorpusError(
+                    f"a row of ids is held in memory whole, up to {most:,} of them, but {name} has {longest:,} in a row; "
+                    f"give --memory {self.budget.to_unpack(longest * _LISTED)} or more, or write shorter rows"
+                )
+            yield max(1, min(at_once, most // longest))
 
     def _blocks(self, documents: Documents, number: int) -> Iterator[ReadyBlock]:
         """One block of small documents, or several of a document that is greater than a block."""

@@ -7,10 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from engram_cli.corpus.budget import Budget
-from engram_cli.corpus.parquet import BLOCK, open_parquet
+from engram_cli.corpus.parquet import BLOCK, chunks, open_parquet
+from engram_cli.corpus.parquet_pages import longest_row
 from engram_cli.corpus.reader import Reader
 from engram_cli.corpus.ready import ReadyReader, find_ready
 from engram_cli.corpus.sources import find_sources
@@ -68,6 +71,35 @@ def test_rows_of_ids_must_fit_though_repetition_packs_them(tmp_path: Path, token
     with pytest.raises(CorpusError, match=r"up to 4,166 of them, but .*a\.parquet has 5,000 in a row; give --memory .* or more"):
         tokens(tmp_path / "a.parquet", tokenizer, Budget(300_000, 200_000))
     assert tokens(tmp_path / "a.parquet", tokenizer, Budget(300_000, 240_000)) == 15_000
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("compression", ["none", "zstd", "lz4"])
+def test_one_long_row_among_short_ones_must_fit(tmp_path: Path, tokenizer: Tokenizer, version: str, compression: str) -> None:
+    ids = [[9] * 3, [], None] * 500 + [[9] * 30_000] + [[8]] * 500
+    table = pa.table({"ids": pa.array(ids, pa.list_(pa.int32()))})
+    pq.write_table(table, tmp_path / "a.parquet", compression=compression, data_page_version=version, data_page_size=2000)
+    with pytest.raises(CorpusError, match=r"up to 20,833 of them, but .*a\.parquet has 30,000 in a row"):
+        tokens(tmp_path / "a.parquet", tokenizer, Budget(2_000_000, 1_000_000))
+    assert tokens(tmp_path / "a.parquet", tokenizer, Budget(2_000_000, 1_500_000)) == 500 * 3 + 30_000 + 500
+
+
+@given(rows=st.lists(st.lists(st.integers(0, 2), max_size=40) | st.none(), min_size=1, max_size=60), page=st.integers(1, 300))
+def test_the_longest_row_is_found_wherever_pages_end(rows: list[list[int] | None], page: int) -> None:
+    file = io.BytesIO()
+    table = pa.table({"ids": pa.array(rows, pa.list_(pa.int32()))})
+    pq.write_table(table, file, data_page_size=page, write_batch_size=7, use_dictionary=False)
+    with open_parquet(file) as parquet:
+        assert longest_row(file, next(chunks(parquet, "ids"))[0]) == max(len(row or [0]) or 1 for row in rows)
+
+
+def test_a_page_that_is_larger_than_the_first_must_fit(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).bytes(60_000).hex()
+    pq.write_table(
+        pa.table({"text": ["short"] * 4000 + [noise]}), tmp_path / "a.parquet", compression="none", data_page_size=1000, use_dictionary=False
+    )
+    with pytest.raises(CorpusError, match="a page of a Parquet file is held in memory whole"):
+        list(Reader(find_sources([tmp_path / "a.parquet"]).sources, budget=Budget(120_000, 100_000)))
 
 
 def test_pages_are_those_of_the_text_whatever_columns_precede_it(tmp_path: Path) -> None:
