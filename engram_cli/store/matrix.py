@@ -98,11 +98,14 @@ class Matrix:
                 taken_UB[order_U[start:stop]] = part.bytes_RB.take(sorted_U[start:stop] - part.first, 0)
         return taken_UB.view(self.type).reshape(*ids.shape, *self.row_shape)
 
-    def read(self, first: int, count: int) -> npt.NDArray[Any]:
-        """Rows `first` to `first + count` as stored, copied: [count, E]. Raises ArtifactError where a file ends before them."""
-        stored_UB = np.empty((count, self.row_bytes), np.uint8)
-        self.fill(first, stored_UB)
-        return stored_UB.view(self.type).reshape(count, *self.row_shape)
+    def read(self, first: int, count: int, room: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """Rows `first` to `first + count` as stored, copied: [count, E]; `room`: to put them in.
+
+        Raises ArtifactError where a file ends before them.
+        """
+        stored_UE = np.empty((count, *self.row_shape), self.type) if room is None else room
+        self.fill(first, stored_UE.reshape(-1).view(np.uint8).reshape(count, self.row_bytes))
+        return stored_UE
 
     def fill(self, first: int, stored_UB: Bytes) -> None:
         """As `read`, into u8 [count, row_bytes], for passes that read into the same memory again and again."""

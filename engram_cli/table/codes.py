@@ -21,6 +21,10 @@ _HALF_PLACE, _LAST = np.uint32((1 << 19) - 1), np.uint32(1)
 _UNSIGNED, _INFINITE, _TOO_LARGE = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000), np.uint32(0x43E80000)  # 464, halfway to 480
 _HALF_16, _QUIET, _SHIFT_16 = np.uint32(0x7FFF), np.uint32(0x40), np.uint32(16)
 _NO_NUMBER = np.float32(np.nan)
+_SHIFT_F16, _SIGN_F16, _SUBNORMAL_F16, _INFINITE_F16 = np.uint32(13), np.uint32(0x8000), np.uint32(0x400), np.uint32(0x7C00)
+_EXPONENT_F16, _FURTHER_F16, _LEAST_F16 = np.uint32(112 << 23), np.uint32(113 << 23), np.float32(2.0**-14)
+_HALF_F16, _TOO_LARGE_F16, _QUIET_F16 = np.uint32(0xFFF), np.uint32(0x477FF000), np.uint32(0x7E00)  # 65,520, halfway to 2^16
+_PLACES_F16, _PLACES_F16_BITS = np.float32(0.5), np.uint32(126 << 23)
 
 
 @inlined
@@ -64,6 +68,13 @@ def to_e4m3(values_KE: Any, factors_K: Any, numbers_KE: Any) -> None:
 
 
 @compiled
+def divided_to_e4m3(values_N: Any, divisor: Any, numbers_N: Any) -> None:
+    """numbers_N: u8, the nearest to values by one divisor, both f32."""
+    for at in range(np.uint64(len(values_N))):
+        numbers_N[at] = _nearest_e4m3(np.divide(values_N[at], divisor))
+
+
+@compiled
 def block_scales(bits_KE: Any, scales_K: Any) -> None:
     """scales_K: u8, the smallest power of two, plus 127, with which no finite number of a block is beyond 448; 127 for zeros.
 
@@ -95,6 +106,31 @@ def to_bf16(bits_N: Any, numbers_N: Any) -> None:
 
 
 @compiled
+def from_f16(numbers_N: Any, bits_N: Any) -> None:
+    """bits_N: u32, f32 of the same value; numbers_N: f16, seen as u16."""
+    for at in range(np.uint64(len(numbers_N))):
+        code = np.uint32(numbers_N[at])
+        size = code & np.uint32(0x7FFF)
+        bits = np.uint32(size << _SHIFT_F16) + (_EXPONENT_F16 if size < _INFINITE_F16 else _EXPONENT_F16 + _EXPONENT_F16)
+        small = np.float32(np.uint32((size << _SHIFT_F16) + _FURTHER_F16).view(np.float32) - _LEAST_F16).view(np.uint32)
+        bits_N[at] = (small if size < _SUBNORMAL_F16 else bits) | np.uint32((code & _SIGN_F16) << _SHIFT_16)
+
+
+@compiled
+def to_f16(bits_N: Any, numbers_N: Any) -> None:
+    """numbers_N: u16, the f16 nearest to f32, seen as u32, ties to even; infinite for what is too large."""
+    for at in range(np.uint64(len(bits_N))):
+        bits = bits_N[at]
+        size = bits & _UNSIGNED
+        small = np.float32(np.uint32(size).view(np.float32) + _PLACES_F16).view(np.uint32) - _PLACES_F16_BITS
+        usual = np.uint32(((size + _HALF_F16 + ((size >> _SHIFT_F16) & _LAST)) >> _SHIFT_F16) - (_EXPONENT_F16 >> _SHIFT_F16))
+        code = small if size < _FURTHER_F16 else usual
+        code = _INFINITE_F16 if size >= _TOO_LARGE_F16 else code
+        code = _QUIET_F16 if size > _INFINITE else code
+        numbers_N[at] = np.uint16(code | (bits >> _SHIFT_16 & _SIGN_F16))
+
+
+@compiled
 def from_int8(numbers_RE: Any, scales_R: Any, values_RE: Any) -> None:
     """values_RE: f32, numbers of int8 times their row's scale, f32."""
     for row in range(np.uint64(len(numbers_RE))):
@@ -120,6 +156,16 @@ def to_int8(values_RE: Any, bits_RE: Any, numbers_RE: Any, scales_R: Any) -> Non
         for at in range(np.uint64(values_RE.shape[1])):
             number = np.rint(np.divide(values_RE[row, at] if finite else np.float32(0), step))
             numbers_RE[row, at] = np.int8(min(max(number, np.float32(-127)), np.float32(127)))
+
+
+@compiled
+def largest_size(bits_N: Any) -> Any:
+    """The largest magnitude that is finite, of f32, seen as u32: u32 too."""
+    largest = np.uint32(0)
+    for at in range(np.uint64(len(bits_N))):
+        size = np.uint32(bits_N[at] & _UNSIGNED)
+        largest = max(largest, size if size < _INFINITE else np.uint32(0))
+    return largest
 
 
 @summing

@@ -3,9 +3,10 @@
     for done in stream(source, target, error, first=0): ...     done: rows that are written, in order
     error.relative                                               what rounding took
 
-Equal types are copied as they are stored. Else blocks are decoded and encoded, on two threads: numpy lets others run while it
-computes. What a reader of the new table sees is decoded again and compared, so that the error is measured and not estimated; only
-for f32, which holds all types, there is nothing to measure. A pass goes on from any row, with the sums up to there.
+Equal types are copied as they are stored. Else blocks are decoded and encoded, on two threads, in memory that is used again and
+again: fresh pages can take the kernel four times as long as converting takes. What a reader of the new table sees is decoded again
+and compared, so that the error is measured and not estimated; only for f32, which holds all types, there is nothing to measure. A
+pass goes on from any row, with the sums up to there.
 Shapes: R rows of a block, E numbers per row.
 """
 
@@ -82,13 +83,45 @@ def rounding_error(first: int, before_RE: Floats, after_RE: Floats) -> RoundingE
     )
 
 
+class _Room:
+    """Memory for one block of `count` rows: as they are read, as f32, as they are written, and as f32 again."""
+
+    def __init__(self, source: Rows, target: Rows, count: int) -> None:
+        shape = (count, source.dim)
+        self.count, self.read, self.written = count, source.type.room(shape), target.type.room(shape)
+        self.before_RE, self.after_RE = np.empty((2, *shape), np.float32)
+
+
+class _Rooms:
+    """Rooms that are free to be used again, for any thread."""
+
+    def __init__(self, source: Rows, target: Rows) -> None:
+        self.source, self.target = source, target
+        self.free: list[_Room] = []
+
+    def take(self, count: int) -> _Room:
+        try:
+            room = self.free.pop()
+        except IndexError:
+            return _Room(self.source, self.target, count)
+        return room if room.count == count else _Room(self.source, self.target, count)
+
+    def give_back(self, room: _Room) -> None:
+        self.free.append(room)
+
+
 def largest_number(rows: Rows) -> Iterator[tuple[int, float]]:
     """The largest finite magnitude, block by block: (rows seen, of the block)."""
+    from engram_cli.table import codes
+
+    rooms = _Rooms(rows, rows)
 
     def largest(block: tuple[int, int]) -> tuple[int, float]:
-        sizes = np.abs(rows.read(*block))
-        size = sizes.max()
-        return sum(block), float(size if np.isfinite(size) else np.max(sizes, where=np.isfinite(sizes), initial=0))
+        room = rooms.take(block[1])
+        values_RE = rows.type.decode(*rows.read_stored(*block, room.read), room.before_RE)
+        size = codes.largest_size(values_RE.reshape(-1).view(np.uint32))
+        rooms.give_back(room)
+        return sum(block), float(np.uint32(size).view(np.float32))
 
     yield from in_order(largest, _blocks(rows, 0))
 
@@ -96,28 +129,29 @@ def largest_number(rows: Rows) -> Iterator[tuple[int, float]]:
 def stream(source: Rows, target: Rows, error: RoundingError, first: int = 0) -> Iterator[tuple[int, npt.NDArray[Any]]]:
     """Write the rows of `source` from `first` on into `target`, adding to `error`.
 
-    Yields, in order, how many rows are written, and the numbers of the last of them as they are stored.
+    Yields, in order, how many rows are written, and the numbers of the last of them as they are stored: they hold until the next.
 
     Raises ArtifactError where a source was cut, OSError where the disk refuses.
     """
     copied, exact = source.type is target.type, target.type.name == "f32"
     scale = target.scales if isinstance(target.scales, np.ndarray) else None
+    rooms = _Rooms(source, target)
 
-    def move(block: tuple[int, int]) -> tuple[int, npt.NDArray[Any], RoundingError]:
-        found = RoundingError()
-        if copied:
-            numbers, scales = source.read_stored(*block)
-        else:
-            before_RE = source.read(*block)
-            numbers, scales = target.type.encode(before_RE, scale)
+    def move(block: tuple[int, int]) -> tuple[int, npt.NDArray[Any], RoundingError, _Room]:
+        room, found = rooms.take(block[1]), RoundingError()
+        numbers, scales = source.read_stored(*block, room.read)
+        if not copied:
+            before_RE = source.type.decode(numbers, scales, room.before_RE)
+            numbers, scales = target.type.encode(before_RE, scale, room.written)
             if not exact:
-                found = rounding_error(block[0], before_RE, target.type.decode(numbers, scales))
+                found = rounding_error(block[0], before_RE, target.type.decode(numbers, scales, room.after_RE))
         target.write_stored(block[0], numbers, scales)
-        return sum(block), numbers, found
+        return sum(block), numbers, found, room
 
-    for done, numbers, more in in_order(move, _blocks(source, first)):
+    for done, numbers, more, room in in_order(move, _blocks(source, first)):
         error.add(more)
         yield done, numbers
+        rooms.give_back(room)
 
 
 def _blocks(rows: Rows, first: int) -> Iterator[tuple[int, int]]:

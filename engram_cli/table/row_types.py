@@ -16,7 +16,7 @@
 All round to the nearest, ties to even. What is too large: f16 and bf16 become infinite, as IEEE 754 has it; fp8 has no infinity and
 takes its largest number, which with block scales happens to infinities only. NaN stays NaN; int8 has neither, so a row with NaN or
 infinity in it gets the scale NaN and is NaN as a whole: seen, and not hidden. E8M0 has no zero: a block of zeros has scale 1.
-Compiled (table/codes.py), but for f16, which numpy does with an instruction of the processor.
+Compiled (table/codes.py).
 Shapes: R rows, E numbers per row, B = E / 32 blocks.
 """
 
@@ -30,9 +30,9 @@ from engram_cli.store.tensors import STORAGE, TensorSpec
 
 Floats = npt.NDArray[np.float32]
 Stored = npt.NDArray[Any]
+Encoded = tuple[Stored, Stored | None]  # numbers, and scales where there are some
 BLOCK = 32  # numbers that share a scale in fp8-block
 _E4M3_MAX = 448.0
-_ANY_NUMBER = np.errstate(over="ignore", invalid="ignore")  # 448 * 2^127 is infinite in f32; NaN comes in more kinds than one
 
 
 @dataclass(frozen=True)
@@ -55,55 +55,58 @@ class RowType:
         own = {"block": dim // BLOCK, "row": 4}
         return dim * np.dtype(STORAGE[self.numbers]).itemsize + own.get(self.share, 0)
 
-    @_ANY_NUMBER
-    def decode(self, numbers_RE: Stored, scales: Stored | None = None) -> Floats:
-        """f32 [..., E] of stored numbers [..., E] and their scales: [..., B], [...] or [1], as `share` says."""
+    def room(self, shape: tuple[int, ...]) -> Encoded:
+        """Memory for rows [..., E] as they are stored: numbers, and the scales that are their own, None where they have none."""
+        own = {"block": (*shape[:-1], shape[-1] // BLOCK), "row": shape[:-1]}
+        scales = np.empty(own[self.share], STORAGE[self.scales]) if self.share in own else None
+        return np.empty(shape, STORAGE[self.numbers]), scales
+
+    def decode(self, numbers_RE: Stored, scales: Stored | None = None, room: Floats | None = None) -> Floats:
+        """f32 [..., E] of stored numbers [..., E] and their scales: [..., B], [...] or [1], as `share` says. `room`: where to."""
         if self.name == "f32":
             return numbers_RE
-        if self.name == "f16":
-            return numbers_RE.astype(np.float32)
         from engram_cli.table import codes  # numba takes a quarter of a second to import
 
         numbers_RE = np.ascontiguousarray(numbers_RE)
-        values_RE = np.empty(numbers_RE.shape, np.float32)
+        values_RE = np.empty(numbers_RE.shape, np.float32) if room is None else room
         dim = numbers_RE.shape[-1]
-        if self.name == "bf16":
-            codes.from_bf16(numbers_RE.reshape(-1), values_RE.reshape(-1).view(np.uint32))
+        if not self.scales:
+            widen = codes.from_bf16 if self.name == "bf16" else codes.from_f16
+            widen(numbers_RE.reshape(-1).view(np.uint16), values_RE.reshape(-1).view(np.uint32))
             return values_RE
         assert scales is not None, "numbers without their scales"
         if self.share == "block":
-            codes.from_e4m3(numbers_RE.reshape(-1, BLOCK), _E8M0[scales].reshape(-1), values_RE.reshape(-1, BLOCK))
+            codes.from_e4m3(numbers_RE.reshape(-1, BLOCK), _E8M0.take(scales).reshape(-1), values_RE.reshape(-1, BLOCK))
         elif self.share == "row":
             codes.from_int8(numbers_RE.reshape(-1, dim), np.ascontiguousarray(scales).reshape(-1), values_RE.reshape(-1, dim))
         else:
             codes.from_e4m3(numbers_RE.reshape(1, -1), scales, values_RE.reshape(1, -1))
         return values_RE
 
-    @_ANY_NUMBER
-    def encode(self, values_RE: Floats, scale: Stored | None = None) -> tuple[Stored, Stored | None]:
-        """Stored numbers and scales of f32 [R, E]. `scale`: f32 [1] where the whole matrix has one: some rows do not tell it."""
-        if self.name in ("f32", "f16"):
-            return values_RE.astype(STORAGE[self.numbers], copy=False), None
+    def encode(self, values_RE: Floats, scale: Stored | None = None, room: Encoded | None = None) -> Encoded:
+        """Stored numbers and scales of f32 [..., E]. `scale`: f32 [1] where the whole matrix has one: some rows do not tell it;
+        `room`: where to."""
+        if self.name == "f32":
+            return values_RE.astype(np.float32, copy=False), None
         from engram_cli.table import codes
 
         values_RE = np.ascontiguousarray(values_RE, np.float32)
-        numbers_RE = np.empty(values_RE.shape, STORAGE[self.numbers])
-        if self.name == "bf16":
-            codes.to_bf16(values_RE.reshape(-1).view(np.uint32), numbers_RE.reshape(-1))
+        numbers_RE, scales = room or self.room(values_RE.shape)
+        if not self.scales:
+            narrow = codes.to_bf16 if self.name == "bf16" else codes.to_f16
+            narrow(values_RE.reshape(-1).view(np.uint32), numbers_RE.reshape(-1).view(np.uint16))
             return numbers_RE, None
-        if self.share == "row":
-            scales = np.empty(values_RE.shape[:-1], np.float32)
-            codes.to_int8(values_RE, values_RE.view(np.uint32), numbers_RE, scales)
-            return numbers_RE, scales
         if self.share == "matrix":
             assert scale is not None, "the scale of the whole matrix"
-            values_RE = np.divide(values_RE, scale, dtype=np.float32)
-            codes.to_e4m3(values_RE.reshape(1, -1), _ONE, numbers_RE.reshape(1, -1))
+            codes.divided_to_e4m3(values_RE.reshape(-1), scale[0], numbers_RE.reshape(-1))
             return numbers_RE, scale
-        scales = np.empty((*values_RE.shape[:-1], values_RE.shape[-1] // BLOCK), np.uint8)
+        assert scales is not None
+        if self.share == "row":
+            codes.to_int8(values_RE, values_RE.view(np.uint32), numbers_RE, scales)
+            return numbers_RE, scales
         values_KE = values_RE.reshape(-1, BLOCK)
         codes.block_scales(values_KE.view(np.uint32), scales.reshape(-1))
-        codes.to_e4m3(values_KE, _E8M0[254 - scales].reshape(-1), numbers_RE.reshape(-1, BLOCK))
+        codes.to_e4m3(values_KE, _E8M0.take(254 - scales).reshape(-1), numbers_RE.reshape(-1, BLOCK))
         return numbers_RE, scales
 
 

@@ -17,7 +17,7 @@ from engram_cli.errors import ArtifactError
 from engram_cli.store.mapping import Mode
 from engram_cli.store.matrix import Ids, Matrix
 from engram_cli.store.tensors import Stored, create_tensors, read_tensor_specs
-from engram_cli.table.row_types import ROW_TYPES, Floats, RowType
+from engram_cli.table.row_types import ROW_TYPES, Encoded, Floats, RowType
 
 _TENSOR, _SCALES = "rows", "scales"
 _BLOCK_BYTES = 1 << 24  # of stored numbers, in one step of a pass over a table
@@ -90,10 +90,12 @@ class Rows:
         """Rows `first` to `first + count` as f32 [count, E], copied."""
         return self.type.decode(*self.read_stored(first, count))
 
-    def read_stored(self, first: int, count: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
-        """Numbers and scales of those rows as they are stored, copied: [count, E], and scales as the type has them."""
-        scales = self.scales.read(first, count) if isinstance(self.scales, Matrix) else self.scales
-        return self.numbers.read(first, count), scales
+    def read_stored(self, first: int, count: int, room: Encoded | None = None) -> Encoded:
+        """Numbers and scales of those rows as they are stored, copied: [count, E], and scales as the type has them; `room`: to put
+        them in, as `RowType.room` makes it."""
+        numbers, scales = room or (None, None)
+        read = self.scales.read(first, count, scales) if isinstance(self.scales, Matrix) else self.scales
+        return self.numbers.read(first, count, numbers), read
 
     def write_stored(self, first: int, numbers: npt.NDArray[Any], scales: npt.NDArray[Any] | None) -> None:
         """Replace the rows from `first` on, given as they are stored, by plain writes. Raises OSError where the disk refuses."""

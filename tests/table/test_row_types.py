@@ -31,6 +31,17 @@ def test_every_byte_means_what_it_means_in_torch() -> None:
     assert np.array_equal(ROW_TYPES["fp8-block"].decode(ones, BYTES[:, None])[:, 0], scales, equal_nan=True)
 
 
+def test_every_half_means_what_it_means_in_numpy_and_is_rounded_as_there() -> None:
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    numbers = ROW_TYPES["f16"].decode(halves)
+    assert np.array_equal(numbers, halves.astype(np.float32), equal_nan=True)
+    finite = np.sort(numbers[np.isfinite(numbers)])
+    between = (finite[1:] + finite[:-1]) / 2
+    values = np.concatenate([between, np.nextafter(between, np.float32(0)), np.nextafter(between, np.float32(1e9)), numbers])
+    with np.errstate(over="ignore"):
+        assert np.array_equal(ROW_TYPES["f16"].encode(values)[0], values.astype(np.float16), equal_nan=True)
+
+
 @given(values=ANY)
 def test_e4m3_is_rounded_as_torch_rounds_it(values: np.ndarray) -> None:
     stored, _ = ROW_TYPES["fp8-scalar"].encode(values, ONE)
