@@ -3,7 +3,7 @@
 python -m tests.checkpoints FOLDER/v41 --size 3200000                      # 20.3 GB of random rows in the V4.1 layout
 python docs/benchmarks/convert_speed.py FOLDER/v41 FOLDER/out [dtype ...]
 
-Before each run the kernel is asked to drop the checkpoint and is left alone for a while, and everything is on the disk at the end of
+Before each run the kernel is asked to drop the checkpoint and is left alone for a while; everything is on the disk at the end of
 it, of the copy too. Left alone, because a virtual machine gives memory that was freed back to its host, and gets it again at a
 gigabyte a second: who writes at once where another's file was just removed takes a third of the time.
 """
@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-RUNS, BLOCK, PAUSE = 1, 1 << 23, 15.0
+RUNS, BLOCK, PAUSE = 2, 1 << 23, 15.0
 CONVERT = """
 import sys, time
 from engram_cli import convert
