@@ -71,6 +71,35 @@ def interpolate(
             p_PV[row, token_G[gram]] += (count - discounts[min(count, 3)]) / total_C[context]
 
 
+@summing
+def larger_variance(now_PV: Any, p_PV: Any, values_PV: Any, variance_P: Any) -> None:
+    """Fill variance_P with that of values under `now` or under p, whichever is larger."""
+    for row in range(len(p_PV)):
+        mean_now = mean_p = square_now = square_p = np.float32(0)
+        for token in range(p_PV.shape[1]):
+            value, now, p = values_PV[row, token], now_PV[row, token], p_PV[row, token]
+            mean_now += now * value
+            mean_p += p * value
+            square_now += now * value * value
+            square_p += p * value * value
+        variance_P[row] = max(square_now - mean_now * mean_now, square_p - mean_p * mean_p)
+
+
+@summing
+def own_weights(at_P: Any, starts_C1: Any, token_G: Any, total_C: Any, vectors_VM: Any, rows_PM: Any, weight_G: Any) -> None:
+    """How much of each following token's vector one occurrence put into the rows of contexts at_P: what there is, but no more than
+    its share of them all."""
+    for row in range(len(at_P)):
+        for gram in range(starts_C1[at_P[row]], starts_C1[at_P[row] + 1]):
+            along = length = np.float32(0)
+            for number in range(vectors_VM.shape[1]):
+                value = vectors_VM[token_G[gram], number]
+                along += value * rows_PM[row, number]
+                length += value * value
+            share = along / max(length, np.float32(1e-12))
+            weight_G[gram] = min(max(share, np.float32(0)), 1 / total_C[at_P[row]])
+
+
 @compiled
 def _best(first: Any, last: Any, worth_G: Any, chosen_S: Any) -> Any:
     """Choose the grams that are worth most, as many as fit chosen_S; returns how many."""

@@ -23,6 +23,7 @@ Shapes: T tokens, V vocabulary, H heads, E numbers per row, M numbers of an orde
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,8 @@ from torch import Tensor
 
 from engram_cli.corpus.count_model import REST, Level, estimate_levels, find, ids_of, keys, rest_of
 from engram_cli.model.data import Ids, Windowed
-from engram_cli.model.ratio_kernels import claim, interpolate, log_ratios, solve
+from engram_cli.model.precision import computes_bfloat16
+from engram_cli.model.ratio_kernels import claim, interpolate, larger_variance, log_ratios, own_weights, solve
 from engram_cli.store.resources import need_memory
 from engram_cli.table.layout import LayerLayout
 from engram_cli.table.rows import Rows
@@ -42,7 +44,10 @@ _BLOCK = 1 << 14  # grams, or tokens, at once
 _MOST, _PENALTY = 48, 1.0
 _MANY, _RARE = 48, 170
 _STEPS, _STEP = 12, 1.5  # conjugate gradients: steps, and the most that a step changes a logit
-_DENSE = 1 << 22  # logits at once
+_DENSE, _FEWEST = (
+    1 << 18,
+    32,
+)  # logits at once, of so many grams at least: what stays in a core's cache, but a matrix for each product
 _SORTING, _FILLING = 32, 100  # bytes of memory: of a token while grams are sorted, of a gram while its order is filled
 _LESS = "give less text, lower the highest of hash.orders, or set rows.init"
 Floats = npt.NDArray[np.floating]
@@ -129,7 +134,7 @@ def fill_rows(layer: LayerLayout, rows: Rows, source: Windowed, vectors_VM: Tens
     most = max(len(level.gram_G) for level in counted.levels)
     need_memory(_FILLING * most, f"filling rows from {most:,} grams", _LESS)
     left_out: dict[str, npt.NDArray[np.generic]] = {f"gram-{n}": level.gram_G for n, level in enumerate(counted.levels)}
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with _single_threads() as pool:
         for number, order in counted.orders(pool):
             if number < layer.orders[0]:
                 continue
@@ -137,8 +142,8 @@ def fill_rows(layer: LayerLayout, rows: Rows, source: Windowed, vectors_VM: Tens
             if number in layer.orders:
                 filling = _Filling(layer, rows, counted, number, order, vectors_VM)
                 owned_CH, weight_G = filling.owned_CH, filling.weight_G
+                list(pool.map(filling.fit, filling.many()))
                 list(pool.map(filling.solve, _parts(len(owned_CH))))
-                filling.fit()
             own_G = weight_G * (1 - order.kept_G)
             left_out[f"own-{number}"] = own_G[:, None] * np.repeat(owned_CH, order.level.followed_C, axis=0)
             left_out[f"once-{number}"] = (order.level.count_G == 1).astype(np.uint8)
@@ -154,6 +159,7 @@ class _Filling:
     def __init__(self, layer: LayerLayout, rows: Rows, counted: Counted, number: int, order: _Order, vectors_VM: Tensor) -> None:
         self.layer, self.rows, self.counted = layer, rows, counted
         self.number, self.order, self.vectors_VM = number, order, vectors_VM
+        self.coarse_VM = vectors_VM.bfloat16() if computes_bfloat16(vectors_VM.device) else vectors_VM
         level, heads = order.level, layer.heads_of(number)
         self.ids_CH = np.empty((len(level.context_C), heads.stop - heads.start), np.int64)
         for first, last in _parts(len(self.ids_CH)):
@@ -179,22 +185,20 @@ class _Filling:
         at_P = np.arange(*part)[self.few_C[slice(*part)]]
         self._put(at_P, rows_CM[at_P - part[0]])
 
-    def fit(self) -> None:
+    def many(self) -> Iterator[Ids]:
+        """Grams that many tokens followed, some at a time."""
+        many_P = np.flatnonzero(self.owned_CH.any(axis=1) & self.many_C)
+        step = max(_FEWEST, _DENSE // self.counted.vocab)
+        return (many_P[first : first + step] for first in range(0, len(many_P), step))
+
+    def fit(self, at_P: Ids) -> None:
         """Fill the rows of grams that many tokens followed. One more occurrence of a token moves its logit by about M over the
         number of all of them, so more than that is not taken for its own."""
         level = self.order.level
-        many_P = np.flatnonzero(self.owned_CH.any(axis=1) & self.many_C)
-        step = max(1, _DENSE // self.counted.vocab)
-        for first in range(0, len(many_P), step):
-            at_P = many_P[first : first + step]
-            p_PV = torch.from_numpy(self.counted.distributions(self.counted.shortened(at_P, self.number)))
-            rows_PM = fit_logits(self._before(at_P), p_PV, self.vectors_VM)
-            self._put(at_P, rows_PM.numpy())
-            for context, row_M in zip(at_P.tolist(), rows_PM, strict=True):
-                grams = slice(level.starts_C1[context], level.starts_C1[context + 1])
-                vectors_GM = self.vectors_VM[level.token_G[grams].astype(np.int64)]
-                weight_G = vectors_GM @ row_M / vectors_GM.square().sum(1).clamp_min(1e-12)
-                self.weight_G[grams] = weight_G.clamp(0, 1 / float(level.total_C[context])).numpy()
+        p_PV = torch.from_numpy(self.counted.distributions(self.counted.shortened(at_P, self.number)))
+        rows_PM = fit_logits(self._before(at_P), p_PV, self.coarse_VM).numpy()
+        self._put(at_P, rows_PM)
+        own_weights(at_P, level.starts_C1, level.token_G, level.total_C, self.vectors_VM.numpy(), rows_PM, self.weight_G)
 
     def _before(self, context_P: Ids) -> Tensor:
         """What the logits are for contexts before this order's rows are added: [P, V].
@@ -222,32 +226,40 @@ def fit_logits(start_PV: Tensor, p_PV: Tensor, vectors_VM: Tensor) -> Tensor:
     """The r of each place for which softmax(start + u . r) is closest to p in cross-entropy, [P, M].
 
     Nonlinear conjugate gradients (Polak and Ribiere 1969), each step as long as the curvature says, but no longer than moves a
-    logit by _STEP: far from the end the curvature is too small.
+    logit by _STEP: far from the end the curvature is too small. vectors_VM may be bf16, which products are then computed in.
     """
     rows_PM = torch.zeros(len(p_PV), vectors_VM.shape[1])
-    said_PV = torch.zeros_like(p_PV)
+    logits_PV, now_PV, change_PV = start_PV.clone(), torch.empty_like(p_PV), torch.empty_like(p_PV)
     direction_PM, before_PM = rows_PM, torch.ones_like(rows_PM)
     for _ in range(_STEPS):
-        now_PV = torch.softmax(start_PV + said_PV, dim=1)
-        gradient_PM = (p_PV - now_PV) @ vectors_VM
+        torch.softmax(logits_PV, dim=1, out=now_PV)
+        gradient_PM = (torch.sub(p_PV, now_PV, out=change_PV).to(vectors_VM.dtype) @ vectors_VM).float()
         turned_P1 = (gradient_PM * (gradient_PM - before_PM)).sum(1, keepdim=True) / before_PM.square().sum(1, keepdim=True)
         direction_PM = gradient_PM + turned_P1.clamp_min(0) * direction_PM
         along_P1 = (gradient_PM * direction_PM).sum(1, keepdim=True)
         direction_PM = torch.where(along_P1 > 0, direction_PM, gradient_PM)
-        change_PV = direction_PM @ vectors_VM.T
-        curvature_P1 = torch.maximum(_variance(now_PV, change_PV), _variance(p_PV, change_PV))
+        change_PV.copy_(direction_PM.to(vectors_VM.dtype) @ vectors_VM.T)
+        curvature_P1 = torch.empty(len(p_PV), 1)
+        larger_variance(now_PV.numpy(), p_PV.numpy(), change_PV.numpy(), curvature_P1.numpy()[:, 0])
         length_P1 = (gradient_PM * direction_PM).sum(1, keepdim=True) / curvature_P1.clamp_min(1e-12)
         length_P1 = torch.minimum(length_P1, _STEP / change_PV.abs().amax(1, keepdim=True).clamp_min(1e-12))
         rows_PM = rows_PM + length_P1 * direction_PM
-        said_PV += length_P1 * change_PV
+        logits_PV.addcmul_(length_P1, change_PV)
         before_PM = gradient_PM.where(gradient_PM.abs().amax(1, keepdim=True) > 0, torch.ones(()))
     return rows_PM
 
 
-def _variance(p_PV: Tensor, values_PV: Tensor) -> Tensor:
-    """Of values under p, [P, 1]."""
-    mean_P1 = (p_PV * values_PV).sum(1, keepdim=True)
-    return (p_PV * values_PV.square()).sum(1, keepdim=True) - mean_P1.square()
+@contextmanager
+def _single_threads() -> Iterator[ThreadPoolExecutor]:
+    """As many threads as torch has, each of which computes alone: two cores share out what one product is cut into badly, worse
+    still where others want them, and bytes do not depend on how many there are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
 
 
 class LeftOut:

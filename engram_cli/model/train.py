@@ -25,6 +25,7 @@ from engram_cli.model.data import Batches, HeldOut
 from engram_cli.model.feed import Fed, Feed
 from engram_cli.model.finite import first_lost, first_lost_module
 from engram_cli.model.layer_rows import Gathered, LayerRows
+from engram_cli.model.precision import computes_bfloat16
 from engram_cli.model.table import TakesRows, look_up
 from engram_cli.recipe import TrainingRecipe
 from engram_cli.store.resources import free_memory
@@ -200,13 +201,6 @@ def token_losses(
         tokens_BT, targets_BT = (torch.from_numpy(ids).to(host.device) for ids in (batch.tokens_BT, batch.targets_BT))
         losses.append(host.losses(tokens_BT, targets_BT, memory).flatten().double().cpu().numpy())
     return np.concatenate(losses)
-
-
-def computes_bfloat16(device: torch.device) -> bool:
-    """Whether bf16 is faster than f32 there: GPUs that have it, and processors with AVX-512 BF16."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def keep_freed_memory() -> None:

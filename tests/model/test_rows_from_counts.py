@@ -156,11 +156,13 @@ def test_a_row_is_the_least_squares_fit_to_what_is_worth_most(
         np.testing.assert_allclose(values_THE[at].reshape(-1), expected, rtol=2e-2, atol=1e-3)
 
 
-def test_what_many_tokens_follow_is_fitted_to_the_whole_distribution() -> None:
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_what_many_tokens_follow_is_fitted_to_the_whole_distribution(bfloat16: bool) -> None:
     random = np.random.default_rng(0)
     text = random.integers(0, VOCAB, 400) ** 2 // VOCAB
     source, vectors_VM = windowed([text.tolist()], VOCAB, 1), unlike_vectors()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows_from_counts, "computes_bfloat16", lambda device: bfloat16)
         patch.setattr(rows_from_counts, "_MANY", 0)
         patch.setattr(rows_from_counts, "_STEPS", 60)
         values_THE, _ = filled(layer_of(1), source, vectors_VM)
