@@ -65,14 +65,12 @@ def map_digest(canonical_V: npt.NDArray[np.uint32]) -> str:
 
 def token_map(tokenizer: Tokenizer) -> TokenMap:
     """The token map of `tokenizer`, added tokens included."""
-    ids: dict[str, int] = {}
-    canonical = []
-    keys = []
-    for raw, text in enumerate(token_texts(tokenizer)):
-        key = (tokenizer.id_to_token(raw) or "") if _REPLACEMENT in text else normalised(text) or text
-        canonical.append(ids.setdefault(key, len(ids)))
-        keys.append(key)
-    return TokenMap(np.array(canonical, dtype=np.uint32), tuple(keys))
+    keys_V = tuple(
+        (tokenizer.id_to_token(raw) or "") if _REPLACEMENT in text else normalised(text) or text
+        for raw, text in enumerate(token_texts(tokenizer))
+    )
+    ids = {key: canonical for canonical, key in enumerate(dict.fromkeys(keys_V))}
+    return TokenMap(np.fromiter(map(ids.__getitem__, keys_V), np.uint32, len(keys_V)), keys_V)
 
 
 def normalised(text: str) -> str:
@@ -93,4 +91,10 @@ def identity_map(tokenizer: Tokenizer) -> TokenMap:
 @collector_at_rest()
 def token_texts(tokenizer: Tokenizer) -> list[str]:
     """The text of each raw id by itself, special tokens as they are written."""
-    return tokenizer.decode_batch([[raw] for raw in range(vocab_size(tokenizer))], skip_special_tokens=False)
+    texts = _decoded(tokenizer, tokenizer.get_vocab_size())  # the highest id is not asked for: that takes as long as all texts
+    left_out = any(not text and tokenizer.id_to_token(raw) is None for raw, text in enumerate(texts))
+    return _decoded(tokenizer, vocab_size(tokenizer)) if left_out else texts
+
+
+def _decoded(tokenizer: Tokenizer, ids: int) -> list[str]:
+    return tokenizer.decode_batch([[raw] for raw in range(ids)], skip_special_tokens=False)

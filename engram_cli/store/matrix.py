@@ -57,10 +57,10 @@ class Matrix:
         self._parts, self._files = tuple(parts), tuple(files.values())
         self._firsts = np.array([part.first for part in parts])
         self._whole = _whole(parts, self.type, self.row_shape)
-        self._slow = True  # whether the disk is to be asked ahead: until a look-up has shown that rows are there
+        self.slow = True  # whether the disk is to be asked ahead: until a look-up has shown that rows are there
 
-    def take(self, ids: Ids) -> npt.NDArray[Any]:
-        """Rows `ids` (any shape) as stored: [..., E].
+    def take(self, ids: Ids, asked: bool = False) -> npt.NDArray[Any]:
+        """Rows `ids` (any shape) as stored: [..., E]. asked: whether `ask` was called for them.
 
         The disk is asked ahead where it had to deliver rows of the last look-up: asking costs as much as reading from memory, the
         clock next to nothing.
@@ -70,16 +70,16 @@ class Matrix:
         if size and (least := ids.item(ids.argmin())) < 0:  # cheaper than `min`
             raise IndexError(f"row {least} is out of bounds: rows are counted from 0")
         started = perf_counter()
-        if self._slow:
-            self._ask(ids)
+        if self.slow and not asked:
+            self.ask(ids)
         rows = self._take_apart(ids) if self._whole is None else self._whole.take(ids, 0)
-        self._slow = perf_counter() - started > _SLOW * size
+        self.slow = perf_counter() - started > _SLOW * size
         for file in self._files:
             file.check()
         return rows
 
-    def _ask(self, ids: Ids) -> None:
-        """Ask the disk for the rows that are there."""
+    def ask(self, ids: Ids) -> None:
+        """Have the disk fetch those of the rows that are there; nothing waits for it."""
         for part in self._parts:
             own_U = ids[(ids >= part.first) & (ids < part.first + len(part.bytes_RB))] - part.first
             part.file.ask(part.offset + own_U * self.row_bytes, self.row_bytes)

@@ -79,6 +79,7 @@ def open_shards(directory: Path) -> Shards:
     paths = {shard: directory / shard for shard in sorted(set(places.values()))}
     missing = {shard for shard, path in paths.items() if not path.exists()}
     headers: dict[str, Header] = {}
+    placed: dict[str, str] = {}
     for header in (Header.read(path) for shard, path in paths.items() if shard not in missing):
         twice = headers.keys() & header.entries.keys()
         if twice:
@@ -88,14 +89,15 @@ def open_shards(directory: Path) -> Shards:
                 "which one counts would depend on the reader; fetch the checkpoint again"
             )
         headers |= dict.fromkeys(header.entries, header)
-    for name, shard in places.items():
-        if shard not in missing and (name not in headers or headers[name].path is not paths[shard]):
-            where = f"in {headers[name].path.name}" if name in headers else "in none"
+        placed |= dict.fromkeys(header.entries, header.path.name)
+    for name, shard in places.items() if placed != places else ():  # one by one a hundred thousand names take a while
+        if shard not in missing and placed.get(name) != shard:
+            where = f"in {placed[name]}" if name in placed else "in none"
             raise ArtifactError(
                 f"{INDEX} of {directory} says that {name} is in {shard}, but it is {where}: index and shards do not belong "
                 "together; fetch both again"
             )
-    absent = {name: shard for name, shard in places.items() if shard in missing}
+    absent = {name: shard for name, shard in places.items() if shard in missing} if missing else {}
     return Shards(directory, headers, absent, tuple(sorted(set(files) - set(paths))))
 
 
@@ -104,7 +106,7 @@ def _read_index(path: Path) -> Mapping[str, str]:
     try:
         document: Any = json.loads(path.read_bytes(), object_pairs_hook=unique_keys)
         places: dict[str, str] = document["weight_map"]
-        if not all(type(shard) is str for shard in places.values()):
+        if set(map(type, places.values())) - {str}:
             raise TypeError("a shard that is not a text")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{path} is not an index of shards ({error}); fetch it again") from None

@@ -80,10 +80,12 @@ class Rows:
 
         Raises IndexError for ids outside the matrix, ArtifactError where a file was cut since it was opened.
         """
+        if together := isinstance(self.scales, Matrix) and self.numbers.slow:
+            self.scales.ask(ids)  # they come while the numbers are waited for
         numbers = self.numbers.take(ids)
         if self.type.name == "f32":  # a small batch takes less time than decoding needs to find that nothing is to be done
             return numbers
-        scales = self.scales.take(ids) if isinstance(self.scales, Matrix) else self.scales
+        scales = self.scales.take(ids, together) if isinstance(self.scales, Matrix) else self.scales
         return self.type.decode(numbers, scales)
 
     def read(self, first: int, count: int) -> Floats:

@@ -66,6 +66,14 @@ def test_added_tokens_are_folded_too() -> None:
     assert token_map(tokenizer).canonical_V.tolist() == [0, 1, 2, 2]
 
 
+@pytest.mark.parametrize("vocab", [{"a": 0, "A": 2, "b": 5}, {"a": 0, "A": 0, "b": 1}], ids=["left out", "shared"])
+def test_ids_may_be_left_out_or_shared(vocab: dict[str, int]) -> None:
+    folded = token_map(Tokenizer(models.WordLevel(vocab, unk_token="a")))
+    assert len(folded.canonical_V) == max(vocab.values()) + 1
+    assert folded.keys_V[max(vocab.values())] == "b"
+    assert folded.canonical_vocab == len(set(folded.keys_V))
+
+
 @given(st.lists(st.text(min_size=1, max_size=4), min_size=1, max_size=30, unique=True))
 def test_ids_appear_in_order_and_equal_keys_share_one(words: list[str]) -> None:
     folded = token_map(whole_words(*words))

@@ -69,7 +69,7 @@ def test_rows_that_are_asked_for_ahead_are_the_same(lengths: list[int], tmp_path
         asked.clear()
         np.testing.assert_array_equal(matrix.take(ids), whole[ids])
         assert sum(asked) == expected
-    matrix._slow = True
+    matrix.slow = True
     ids[1, 700] = 5000
     with pytest.raises(IndexError, match="out of bounds"):
         matrix.take(ids)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from engram_cli.errors import ArtifactError
+from engram_cli.store.mapping import MappedFile
 from engram_cli.store.tensors import write_tensors
 from engram_cli.table.row_types import ROW_TYPES
 from engram_cli.table.rows import Rows, rows_file
@@ -27,6 +28,19 @@ def test_rows_come_back_in_the_precision_of_their_type(tmp_path: Path, name: str
     assert np.array_equal(again.read(98, 2)[1], rounded[1])
     assert not again.take(np.setdiff1d(np.arange(100), ids)).any()
     assert (again.type.name, again.count, again.dim, again.bytes_per_row) == (name, 100, 64, OWN_BYTES[name])
+
+
+def test_numbers_and_scales_are_asked_for_before_either_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Rows.create(tmp_path / "rows", 100, 64, "fp8-block")
+    rows, calls = Rows.open(tmp_path / "rows"), list[str]()
+    monkeypatch.setattr(MappedFile, "ask", lambda *_: calls.append("ask"))
+    monkeypatch.setattr(MappedFile, "check", lambda _: calls.append("read"))
+    rows.numbers.slow = True
+    rows.take(np.array([3, 70]))
+    assert calls == ["ask", "ask", "read", "read"]
+    rows.numbers.slow = rows.scales.slow = False
+    rows.take(np.array([3, 70]))
+    assert calls[4:] == ["read", "read"]
 
 
 def test_rows_of_any_shape_of_ids(tmp_path: Path) -> None:
