@@ -4,7 +4,7 @@ A document's digest is 128 bits: 32 letters in the file, two halves in memory, 1
 Shapes: D documents, L letters, B bytes.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -49,13 +49,12 @@ def read_digests(column: pa.ChunkedArray) -> Iterator[Digests]:
         yield Digests(*bytes_DB.view(">u8").T.astype(np.uint64))
 
 
-def write_documents(draft: Draft, sources: Sequence[str], batches: Iterable[tuple[bool, Records]]) -> str:
+def write_documents(draft: Draft, sources: pa.StringArray, batches: Iterable[tuple[bool, Records]]) -> str:
     """Write documents.arrow of batches of documents, each with whether they are held out; returns the digest of all their digests.
 
     sources: names by number.
     """
     digest, offset = xxhash.xxh3_128(), 0
-    names = pa.array(sources, pa.string())
     with draft.columns(DOCUMENTS, schema.DOCUMENTS) as writer:
         for held_out, records in batches:
             ends_D = offset + np.cumsum(records.length_D, dtype=np.uint64)
@@ -65,7 +64,7 @@ def write_documents(draft: Draft, sources: Sequence[str], batches: Iterable[tupl
                 "length": records.length_D,
                 "bytes": records.bytes_D,
                 "held_out": pa.array(np.full(len(ends_D), held_out)),
-                "source": pa.DictionaryArray.from_arrays(records.source_D, names),
+                "source": pa.DictionaryArray.from_arrays(records.source_D, sources),
                 "digest": digests_D,
             }
             writer.write_batch(pa.record_batch(columns, schema=schema.DOCUMENTS))

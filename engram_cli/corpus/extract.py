@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import xxhash
 from tokenizers import Tokenizer
 
@@ -28,7 +29,8 @@ from engram_cli.corpus.engine import open_engine
 from engram_cli.corpus.reader import Reader
 from engram_cli.corpus.ready import ReadyReader, ReadySource, find_ready
 from engram_cli.corpus.settings import Means, Settings
-from engram_cli.corpus.sources import Source, find_sources, spool
+from engram_cli.corpus.files import Files, Source
+from engram_cli.corpus.sources import find_sources, spool_all
 from engram_cli.corpus.tokenizer import load_tokenizer
 from engram_cli.corpus.tokens import TokenFiles
 from engram_cli.corpus.training import SAMPLE, train
@@ -40,7 +42,7 @@ from engram_cli.store.manifest import FILE_NAME as MANIFEST
 from engram_cli.store.resources import format_bytes, free_memory, release_memory
 from engram_cli.store.schema import ngrams_schema
 
-Sources = tuple[Source, ...] | tuple[ReadySource, ...]
+Sources = Files | tuple[ReadySource, ...]
 _WORTH_KEEPING = 1 << 24  # tokens: encoding them again takes a quarter of a minute
 _BOTH = 1 << 29  # bytes of room with which to compile while text is encoded
 _UNPACKED = 4  # bytes of text in one of a compressed file
@@ -106,7 +108,7 @@ def _keep_or_remove(partial: Path, error: BaseException, resumed: bool, progress
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def _find(paths: Sequence[str | Path], settings: Settings, progress: ProgressLike) -> "Sources":
+def _find(paths: Sequence[str | Path], settings: Settings, progress: ProgressLike) -> Sources:
     ready = find_ready(paths, settings.token_dtype, settings.token_field)
     if ready:
         if settings.train_vocab is not None:
@@ -127,13 +129,14 @@ def _extract(
     (draft.path / MANIFEST).unlink(missing_ok=True)
     checkpoint = Checkpoint(draft.scratch, settings.identity | {"corpus": _identity(corpus)})
     stages = Stages(progress, 4 if settings.train_vocab is None else 5)
-    sources = _spooled(corpus, draft.scratch / "spools")
-    file, trained_on = _tokenizer(sources, settings, means.memory, draft.scratch, stages)
+    if isinstance(corpus, Files):
+        spool_all(corpus, draft.scratch / "spools")  # training a tokenizer reads the corpus twice
+    file, trained_on = _tokenizer(corpus, settings, means.memory, draft.scratch, stages)
     vocabulary = make_vocabulary(file, given or load_tokenizer(file), settings, progress, trained_on)
     packing = ngrams.Packing(settings.orders, vocabulary.bits, int(vocabulary.token_map.canonical_V[vocabulary.pad]))
     engine.load_kernels()
     release_memory()  # of training a tokenizer
-    known = 0 if isinstance(sources[0], ReadySource) else len(sources)  # documents, at least
+    known = len(corpus) if isinstance(corpus, Files) else 0  # documents, at least
     budget = share_out(means.memory, known, engine.least_memory(known, packing))  # says at once where memory cannot suffice
     seen = None if settings.keep_duplicates else seen_in(settings.besides)
     with (
@@ -147,9 +150,9 @@ def _extract(
         if budget.room < _BOTH:
             wait(compiling)  # one after the other: both together were above 512 MiB
             release_memory()
-        stages.next(f"encoding ({_expected_disk(sources, settings)})")
+        stages.next(f"encoding ({_expected_disk(corpus, settings)})")
         tokens.watch = lambda documents: budget.watch(documents, engine.least_memory(documents, packing))
-        reader = _read(sources, settings, vocabulary, means, budget, tokens, progress)
+        reader = _read(corpus, settings, vocabulary, means, budget, tokens, progress)
         release_memory()
         _refuse_changed(corpus)
         _tell_what_is_missing(reader, tokens, settings.held_out, progress)
@@ -157,7 +160,7 @@ def _extract(
             kernels.result()
         release_memory()  # of compiling
         training, held_out = (tokens.stored(vocabulary.token_map.canonical_V, held_out) for held_out in (False, True))
-        draft.inputs["corpus"] = tokens.finish([source.name for source in sources])  # to the disk while it is counted
+        draft.inputs["corpus"] = tokens.finish(_names(corpus))  # to the disk while it is counted
         shares = _sample(training, held_out, settings, means, draft, stages)
         tallies = _count(training, packing, settings, means, draft, stages)
         vocabulary.write(draft)
@@ -189,18 +192,13 @@ def _has_changed(source: Source | ReadySource) -> bool:
         return True  # it is not there any more
 
 
-def _spooled(corpus: Sources, spools: Path) -> Sources:
-    """The sources, those that come only once spooled beside the artifact: training a tokenizer reads the corpus twice."""
-    spools.mkdir(exist_ok=True)
-    return tuple(  # type: ignore[return-value]
-        spool(source, spools / str(number)) if isinstance(source, Source) and source.once else source
-        for number, source in enumerate(corpus)
-    )
+def _names(corpus: Sources) -> pa.StringArray:
+    return corpus.names if isinstance(corpus, Files) else pa.array([source.name for source in corpus], pa.string())
 
 
-def _reader(sources: Sources, settings: Settings, budget: Budget, cuts: bool = True) -> Reader:
+def _reader(files: Files, settings: Settings, budget: Budget, cuts: bool = True) -> Reader:
     return Reader(
-        [source for source in sources if isinstance(source, Source)],
+        files,
         text_field=settings.text_field or "text",
         encoding_errors=settings.encoding_errors,
         document_separator=settings.document_separator,
@@ -210,35 +208,35 @@ def _reader(sources: Sources, settings: Settings, budget: Budget, cuts: bool = T
 
 
 def _read(
-    sources: Sources, settings: Settings, vocabulary: Vocabulary, means: Means, budget: Budget, tokens: TokenFiles, progress: ProgressLike
+    corpus: Sources, settings: Settings, vocabulary: Vocabulary, means: Means, budget: Budget, tokens: TokenFiles, progress: ProgressLike
 ) -> Reader | ReadyReader:
     """Bring all of the corpus into `tokens`; returns what it was read by."""
-    ready = [source for source in sources if isinstance(source, ReadySource)]
-    if not ready:
-        reader = _reader(sources, settings, budget, may_cut(vocabulary.tokenizer))
+    if isinstance(corpus, Files):
+        reader = _reader(corpus, settings, budget, may_cut(vocabulary.tokenizer))
         tokens.encode(reader, vocabulary.tokenizer, means.engine, progress)
         return reader
     options: dict[str, Any] = {"token_dtype": settings.token_dtype, "token_field": settings.token_field, "budget": budget}
-    ready_reader = ReadyReader(ready, vocabulary.tokenizer, tokens.dtype, vocabulary.end, **options)
+    ready_reader = ReadyReader(corpus, vocabulary.tokenizer, tokens.dtype, vocabulary.end, **options)
     tokens.take_ready(ready_reader, progress)
     return ready_reader
 
 
-def _expected_disk(sources: Sources, settings: Settings) -> str:
+def _expected_disk(corpus: Sources, settings: Settings) -> str:
     """What the artifact and the spilled runs will take, roughly, in words."""
-    text = sum(source.bytes * (_UNPACKED if getattr(source, "codec", None) else 1) for source in sources)
-    tokens = text / (2 if isinstance(sources[0], ReadySource) else _PER_TOKEN)
+    text = sum(source.bytes * (_UNPACKED if getattr(source, "codec", None) else 1) for source in corpus)
+    tokens = text / (_PER_TOKEN if isinstance(corpus, Files) else 2)
     grams = tokens * sum(share for _, share in zip(range(settings.orders), (0.001, 0.1, 0.4, 0.6, 0.7, 0.75), strict=False))
     return f"about {format_bytes(2 * tokens + 16 * grams)} of disk needed, {format_bytes(3 * tokens)} of --tmp if memory is short"
 
 
-def _tokenizer(sources: Sources, settings: Settings, memory: int, work: Path, stages: Stages) -> tuple[Path, int | None]:
+def _tokenizer(corpus: Sources, settings: Settings, memory: int, work: Path, stages: Stages) -> tuple[Path, int | None]:
     """The tokenizer.json that was given, or one that is trained (or was, before it was killed); then with the bytes of its text."""
     if settings.train_vocab is None:
         assert settings.tokenizer is not None
         return Path(settings.tokenizer), None
     stages.next(f"training a tokenizer of {settings.train_vocab:,} ids (on {format_bytes(SAMPLE)} of text at most)")
-    reader = _reader(sources, settings, share_out(memory))
+    assert isinstance(corpus, Files)  # else it came with its tokenizer
+    reader = _reader(corpus, settings, share_out(memory))
     return train(reader, settings.train_vocab, settings.held_out, memory, work, stages.progress)
 
 
@@ -253,7 +251,7 @@ def _tell_what_is_missing(reader: Reader | ReadyReader, tokens: TokenFiles, held
     if not training:
         raise CorpusError(f"some documents must be left to count, but --held-out {held_out} takes all {held}; lower it")
     if reader.empty:
-        progress.warn(f"files without text were passed over: {len(reader.empty):,}, such as {reader.empty[0]}")
+        progress.warn(f"files without text were passed over: {len(reader.empty):,}, such as {reader.sources[reader.empty[0]].name}")
     if tokens.duplicates:
         progress.warn(f"documents seen before were left out: {tokens.duplicates:,}; --keep-duplicates counts them too")
     if reader.blank:

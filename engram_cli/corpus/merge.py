@@ -186,7 +186,7 @@ def _documents(pair: tuple[NGrams, NGrams], draft: Draft) -> str:
     """Write documents.arrow: training documents of both, then held-out ones. Returns the digest of their digests."""
     halves = [_halves(ngrams) for ngrams in pair]
     names = list(dict.fromkeys(name for half, _ in halves for name in _source_names(half)))
-    return write_documents(draft, names, _batches(halves, {name: at for at, name in enumerate(names)}))
+    return write_documents(draft, pa.array(names, pa.string()), _batches(halves, {name: at for at, name in enumerate(names)}))
 
 
 def _batches(halves: Sequence[tuple[pa.Table, pa.Table]], number: dict[str, int]) -> Iterator[tuple[bool, Records]]:

@@ -8,6 +8,7 @@ file that memory cannot hold is read twice for that, once for its digest.
 
 import codecs
 import json
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -19,7 +20,8 @@ import xxhash
 from engram_cli.corpus.budget import AMPLE, Budget
 from engram_cli.corpus.cutting import PIECE, cut
 from engram_cli.corpus.parquet import BLOCK, check_pages, open_parquet, row_bytes
-from engram_cli.corpus.sources import Again, Bytes, Source, seekable
+from engram_cli.corpus.files import Files, Source
+from engram_cli.corpus.sources import Again, Bytes, seekable
 from engram_cli.errors import CorpusError
 from engram_cli.store.resources import format_bytes
 
@@ -60,13 +62,13 @@ class Reader:
     text_field: key of a JSONL line or column of a Parquet file that holds the text; encoding_errors: "strict", "replace" or
     "ignore" for bytes that are not UTF-8; document_separator: splits text files into documents; budget: how much may be held; cuts:
     whether long documents may be cut.
-    `bytes` on disk in all, `done` of them read; `blank` documents and `empty` sources passed over so far.
+    `bytes` on disk in all, `done` of them read; `blank` documents and `empty` sources (their numbers) passed over so far.
     Reading raises CorpusError for what cannot be read as asked.
     """
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Files,
         *,
         text_field: str = "text",
         encoding_errors: str = "strict",
@@ -74,18 +76,18 @@ class Reader:
         budget: Budget = AMPLE,
         cuts: bool = False,
     ) -> None:
-        self.sources = tuple(sources)
+        self.sources = sources
         self.budget = budget
         self.cuts = cuts
         self.text_field = text_field
         self.errors = encoding_errors
         self.separator = document_separator.encode() if document_separator else None
-        self.bytes = sum(source.bytes for source in self.sources)
+        self.bytes = sources.bytes
         self.done = self.blank = 0
-        self.empty: list[str] = []
+        self.empty = array("q")
 
     def __iter__(self) -> Iterator[Document]:
-        self.done, self.blank, self.empty = 0, 0, []
+        self.done, self.blank, self.empty = 0, 0, array("q")
         formats = {"text": self._text, "jsonl": self._jsonl, "parquet": self._parquet}
         for number, source in enumerate(self.sources):
             before, stream, documents = self.done, Bytes(source), 0
@@ -98,7 +100,7 @@ class Reader:
                 yield from self._whole(text, number) if isinstance(text, str) else self._long(text, number)
             self.done = before + source.bytes
             if not documents:
-                self.empty.append(source.name)
+                self.empty.append(number)
 
     def _whole(self, text: str, number: int) -> Iterator[Document]:
         """A document that is held, in pieces where it is long."""

@@ -14,6 +14,7 @@ little-endian u32, one of an n-gram artifact by that of its text. Shapes: T toke
 """
 
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,8 @@ from engram_cli.corpus.documents import Digests
 from engram_cli.corpus.parquet import check_pages, chunks, open_parquet
 from engram_cli.corpus.parquet_pages import longest_row
 from engram_cli.corpus.ready_files import Documents, Ids, lists_of, mapped_documents
-from engram_cli.corpus.sources import expand, shown, walk
+from engram_cli.corpus.files import shown
+from engram_cli.corpus.sources import expand, walk
 from engram_cli.corpus.tokenizer import byte_lengths
 from engram_cli.errors import CorpusError
 from engram_cli.store.manifest import FILE_NAME
@@ -153,7 +155,7 @@ class ReadyReader:
 
     dtype: of the ids given, uint16 or uint32; end: the raw id that closes documents, or None; token_dtype: of .bin files;
     token_field: the column of id lists; budget: how much may be held. `bytes` on disk in all, `done` of them read; `blank` documents (of nothing but an end)
-    passed over, `empty` sources. Reading raises CorpusError for what cannot be read, and for ids that the tokenizer does not have.
+    passed over, `empty` sources (their numbers). Reading raises CorpusError for what cannot be read, and for ids that the tokenizer does not have.
     """
 
     def __init__(
@@ -176,13 +178,13 @@ class ReadyReader:
         self.token_field = token_field
         self.bytes = sum(source.bytes for source in self.sources)
         self.done = self.blank = 0
-        self.empty: list[str] = []
+        self.empty = array("q")
         self.bytes_V = byte_lengths(tokenizer)
         if end is not None:
             self.bytes_V[end] = 0  # no text
 
     def __iter__(self) -> Iterator[ReadyBlock]:
-        self.done, self.blank, self.empty = 0, 0, []
+        self.done, self.blank, self.empty = 0, 0, array("q")
         for number, source in enumerate(self.sources):
             before, blocks, size = self.done, 0, source.bytes
             for documents, share in self._documents(source):
@@ -192,7 +194,7 @@ class ReadyReader:
                 self.done = before + int(size * share)
             self.done = before + size
             if not blocks:
-                self.empty.append(source.name)
+                self.empty.append(number)
 
     def _documents(self, source: ReadySource) -> Iterator[tuple[Documents, float]]:
         """(documents, share of the source read with them)."""

@@ -12,12 +12,13 @@ import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import pyarrow as pa
 
+from engram_cli.corpus.files import Files, Source, shown
 from engram_cli.errors import CorpusError
 
 STDIN = "-"
@@ -28,37 +29,11 @@ _CODECS = {".gz": "gzip", ".zst": "zstd"}
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One input, in some 250 bytes: there may be millions.
-
-    name: as the user knows it; path: where its bytes lie, or a file descriptor; format: "text", "jsonl" or "parquet"; bytes on disk
-    and time of the last change in ns, as they were when it was found; codec: "gzip", "zstd" or None; once: it is stdin or a pipe,
-    whose bytes come only once and must be spooled.
-    """
-
-    name: str
-    path: str | int
-    format: str
-    bytes: int = 0
-    changed: int = 0
-    codec: str | None = None
-    once: bool = False
-
-    @property
-    def stamp(self) -> tuple[int, int]:
-        """(bytes, time of the last change) now. Raises OSError where it is not there any more."""
-        if self.once:
-            return self.bytes, self.changed
-        status = os.stat(self.path)
-        return status.st_size, status.st_mtime_ns
-
-
 @dataclass(frozen=True)
 class Found:
     """What `find_sources` found. passed_over: files in folders whose extension is not one of ours."""
 
-    sources: tuple[Source, ...]
+    sources: Files
     passed_over: int
 
 
@@ -67,7 +42,7 @@ def find_sources(names: Sequence[str | Path], stdin_format: str = "text") -> Fou
 
     Raises CorpusError where nothing is there, a glob matches nothing, or a folder holds nothing of ours.
     """
-    sources: list[Source] = []
+    sources = Files()
     passed_over = 0
     given = [found for name in map(str, names) for found in expand(name)]
     for found in given:
@@ -86,10 +61,10 @@ def find_sources(names: Sequence[str | Path], stdin_format: str = "text") -> Fou
         else:
             sources.append(_source(found))
     linked = any(os.path.islink(source.path) for source in sources if isinstance(source.path, str))
-    return Found(tuple(_each_once(sources) if len(given) > 1 or linked else sources), passed_over)
+    return Found(Files(_each_once(sources)) if len(given) > 1 or linked else sources, passed_over)
 
 
-def _each_once(sources: Sequence[Source]) -> Iterator[Source]:
+def _each_once(sources: Files) -> Iterator[Source]:
     """The sources, of those that are one file the first."""
     seen = set()
     for source in sources:
@@ -151,13 +126,11 @@ def _source(name: str) -> Source:
     return Source(shown(name), name, format or "text", once=True)  # a pipe, whose first bytes tell how it is compressed
 
 
-def shown(name: str) -> str:
-    """The name of a file as text, bytes that are no UTF-8 as \\xff."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return os.fsencode(name).decode("utf-8", "backslashreplace")
-    return name
+def spool_all(files: Files, folder: Path) -> None:
+    """Spool the sources that come only once to `folder`."""
+    folder.mkdir(exist_ok=True)
+    for number, source in list(files.once.items()):
+        files.replace(number, spool(source, folder / str(number)))
 
 
 def spool(source: Source, path: Path) -> Source:
@@ -174,7 +147,7 @@ def spool(source: Source, path: Path) -> Source:
     with path.open("rb") as copy:
         head = copy.read(4)
     codec = next((codec for magic, codec in _MAGIC.items() if head.startswith(magic)), None)
-    return replace(source, path=str(path), bytes=path.stat().st_size, codec=codec)
+    return source._replace(path=str(path), bytes=path.stat().st_size, codec=codec)
 
 
 def opened(source: Source) -> IO[bytes]:

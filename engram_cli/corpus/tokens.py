@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from tokenizers import Tokenizer
 
 from engram_cli.corpus.checkpoint import Checkpoint
@@ -246,7 +247,7 @@ class TokenFiles:
         part.ids.flush()
         return Tokens(part.ids.path, part.ids.begin, self.dtype, part.tokens, part.starts_D, canonical_V)
 
-    def finish(self, sources: Sequence[str]) -> str:
+    def finish(self, sources: pa.StringArray) -> str:
         """Write tokens.arrow and documents.arrow, which nothing may be added to then; `sources`: names by number. Returns the digest of all documents' digests."""
         training, held_out = self.training.tokens, self.held_out.tokens
         self.held_out.ids.flush()

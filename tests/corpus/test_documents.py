@@ -21,7 +21,7 @@ HALVES = st.integers(0, 2**64 - 1)
 def test_digests_are_read_as_they_were_written(batches: list[list[tuple[int, int]]], tmp_path_factory: pytest.TempPathFactory) -> None:
     out = tmp_path_factory.mktemp("documents") / "one"
     with write_artifact(out, "ngrams") as draft:
-        whole = write_documents(draft, ["a"], ((False, records(batch)) for batch in batches))
+        whole = write_documents(draft, pa.array(["a"]), ((False, records(batch)) for batch in batches))
     column = open_artifact(out).table("documents.arrow", schema.DOCUMENTS)["digest"]
     texts = [f"{high:016x}{low:016x}" for batch in batches for high, low in batch]
     assert column.to_pylist() == texts
