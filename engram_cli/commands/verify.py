@@ -20,7 +20,8 @@ def command(
     """Check that every byte of an artifact is what was written.
 
     Reads all files and compares them with the manifest. A published checkpoint has none: its digests are recorded when it is first
-    seen, and later runs compare with them. Exit codes: 0 all as written, 1 something is not, 2 could not be checked.
+    seen, unless its shards show that they are cut or do not fit their index, and later runs compare with them. Exit codes: 0 all as
+    written, 1 something is not, 2 could not be checked.
 
     \b
     Example:

@@ -17,6 +17,7 @@ from engram_cli.store.artifact import Artifact, verify_files
 from engram_cli.store.digests import KIND as CHECKPOINT
 from engram_cli.store.digests import write_digests
 from engram_cli.store.manifest import DIGESTS, FileRecord
+from engram_cli.store.shards import open_shards
 
 OK, CHANGED, MISSING, EXTRA, RECORDED = "ok", "changed", "missing", "extra", "recorded"
 _FINE = (OK, RECORDED)
@@ -44,8 +45,12 @@ def verify(artifacts: Sequence[Artifact], progress: ProgressLike = SILENT, diges
     digests: where those of a checkpoint are recorded that was not seen before; None for beside it.
     A file is "ok", "changed", "missing", "extra" (not in the manifest), or "recorded" (seen for the first time). The report's table
     `files` has them all as they are on disk, the table `damaged` those that are not fine, and what was written.
-    Raises OSError where a file cannot be read, ArtifactError where digests cannot be recorded.
+    Raises OSError where a file cannot be read, ArtifactError where digests cannot be recorded, or where a checkpoint that was not
+    seen before shows by its own headers that it is damaged: that is not recorded as what it is.
     """
+    for artifact in artifacts:
+        if _is_new(artifact) and any(artifact.path.glob("*.safetensors")):
+            open_shards(artifact.path)
     summaries: list[dict[str, Any]] = []
     files: list[dict[str, Any]] = []
     for number, artifact in enumerate(artifacts, 1):

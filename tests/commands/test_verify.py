@@ -1,12 +1,15 @@
 """`engram verify`: 0 where every byte is what was written, 1 where one is not, 2 where it could not be told."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from engram_cli.__main__ import run
+from engram_cli.store.tensors import write_tensors
 
 Output = pytest.CaptureFixture[str]
 
@@ -57,16 +60,25 @@ def test_a_checkpoint_is_recorded_when_it_is_first_seen_and_compared_later(tmp_p
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
-    (model / "model.safetensors").write_bytes(b"weights")
+    write_tensors(model / "model.safetensors", {"weight": ("U8", np.zeros(8, np.uint8))})
     assert run(["verify", str(model)]) == 0
     assert capsys.readouterr().out.startswith("2 of 2 files are seen for the first time")
     assert run(["verify", str(model)]) == 0
     assert capsys.readouterr().out.startswith("Every byte is what was written\n")
-    (model / "model.safetensors").write_bytes(b"weighty")
+    write_tensors(model / "model.safetensors", {"weight": ("U8", np.ones(8, np.uint8))})
     (model / "more").write_bytes(b"")
     assert run(["verify", str(model), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)["tables"]["damaged"]
     assert [(record["file"], record["state"]) for record in found] == [("model.safetensors", "changed"), ("more", "extra")]
+
+
+def test_a_checkpoint_that_is_seen_to_be_cut_is_not_recorded(tmp_path: Path, capsys: Output) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    write_tensors(tmp_path / "model.safetensors", {"weight": ("U8", np.zeros(8, np.uint8))})
+    os.truncate(tmp_path / "model.safetensors", 4100)
+    assert run(["verify", str(tmp_path)]) == 2
+    assert "it is truncated" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
 
 
 def test_digests_of_a_checkpoint_may_lie_elsewhere(tmp_path: Path, table_path: Path, capsys: Output) -> None:
