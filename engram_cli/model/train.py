@@ -82,7 +82,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(_groups(host, recipe), betas=(0.9, 0.95), fused=True)
         self.feed = Feed(batches, rows, host.device)
         self.rates = [(0, recipe.learning_rate, recipe.row_learning_rate)]
-        self._losses: Callable[..., Tensor] = torch.compile(host.losses) if recipe.compile else host.losses
+        self._losses: Callable[..., Tensor] = _compiled(host.losses) if recipe.compile else host.losses
         keep_freed_memory()
 
     @property
@@ -176,6 +176,24 @@ class Trainer:
         """Loss of every target of `held_out`, nats, f64 [S * T], computed in f32."""
         layers = [rows.layout for rows in self.rows.values()]
         return token_losses(self.host, self.rows, layers, held_out)
+
+
+def _compiled(losses: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`losses` as kernels that torch.compile makes at the first call. Raises TrainingError there where it cannot, as without a C++
+    compiler."""
+    kernels = torch.compile(losses)
+
+    def run(*inputs: Any) -> Tensor:
+        try:
+            return kernels(*inputs)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            reason = str(error.inner_exception).strip().split("\n")[0]
+            raise TrainingError(
+                f"training.compile takes a compiler that torch can use (CXX, else g++), but it says `{reason}`; install one, or "
+                "set training.compile = false"
+            ) from None
+
+    return run
 
 
 def _groups(host: Carrier, recipe: TrainingRecipe) -> list[dict[str, Any]]:

@@ -1,9 +1,11 @@
 """Training: a step reads, trains and writes the rows its batch names, as a dense table would, and no others."""
 
+import functools
 import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -315,3 +317,32 @@ def test_threads_that_wait_do_not_spin() -> None:
 def test_how_much_of_a_budget_is_used_up() -> None:
     assert Budget(seconds=4.0).fraction(1.0, 10**9) == 0.25
     assert Budget(tokens=1000).fraction(10**9, 500) == 0.5
+
+
+of_torch = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch looks at all inputs
+
+
+def compiling_with(monkeypatch: pytest.MonkeyPatch, backend: str | Callable[..., Any]) -> None:
+    """Let torch.compile trace and differentiate as always, but leave the kernels to `backend`: in C++ they take a minute."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+
+
+@of_torch
+def test_compiled_losses_train_as_others_do(ngrams: NGrams, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiling_with(monkeypatch, "aot_eager")
+    losses = []
+    for compiled in (False, True):
+        trainer = trainer_of(ngrams, start, tiny(compile=compiled, accumulate=2))
+        losses.append([trainer.step(0.1).loss for _ in range(STEPS)])
+    assert losses[1] == pytest.approx(losses[0], abs=2e-3)
+
+
+@of_torch
+def test_where_nothing_can_be_compiled_it_says_so(ngrams: NGrams, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiler(*_: object) -> None:
+        raise RuntimeError("No working C++ compiler found\nin three lines\nof advice")
+
+    compiling_with(monkeypatch, compiler)
+    trainer = trainer_of(ngrams, start, tiny(compile=True))
+    with pytest.raises(TrainingError, match=r"takes a compiler .* says `.*No working C\+\+ compiler found`; install one, or set"):
+        trainer.step(0.1)
