@@ -137,13 +137,12 @@ def solve(
     penalty: Any,
     most: Any,
     vectors_VM: Any,
-    rows_CM: Any,
     weight_G: Any,
 ) -> None:
-    """Fill rows_CM (from context `first` on) with the r that minimises  penalty |r|^2 + sum_k share_k (u_k . r - ratio_k)^2.
+    """Find the r = sum_k weight_k u_k that minimises  penalty |r|^2 + sum_k share_k (u_k . r - ratio_k)^2.
 
     The sum is over the `most` tokens that are worth most; share: p(token | context) less what the shorter context gives; wanted_C:
-    which contexts to fill. r = sum_k weight_k u_k, and the weights solve a system of S equations, by Cholesky.
+    for which contexts. The weights solve a system of S equations, by Cholesky.
     """
     numbers = vectors_VM.shape[1]
     chosen_S = np.empty(most, np.int64)
@@ -151,8 +150,6 @@ def solve(
     weight_S = np.empty(most, np.float32)
     token_S = np.empty(most, np.int64)
     for context in range(first, last):
-        row_M = rows_CM[context - first]
-        row_M[:] = 0
         if not wanted_C[context]:
             continue
         size = _best(starts_C[context], starts_C[context + 1], worth_G, chosen_S)
@@ -168,8 +165,34 @@ def solve(
         _cholesky(system_SS[:size, :size], weight_S[:size])
         for place in range(size):
             weight_G[chosen_S[place]] = weight_S[place]
-            for number in range(numbers):
-                row_M[number] += weight_S[place] * vectors_VM[token_S[place], number]
+
+
+@compiled
+def add_up(
+    owner_R: Any,
+    starts_C1: Any,
+    token_G: Any,
+    weight_G: Any,
+    vectors_VE: Any,
+    many: Any,
+    fitted_P: Any,
+    fitted_PE: Any,
+    rows_RE: Any,
+) -> None:
+    """Add to each row the vectors of the tokens that followed the context that owns it, times their weights; of a context that more
+    than `many` followed it is what fitted_PE has, fitted_P being these contexts in order."""
+    for row in range(len(owner_R)):
+        context = owner_R[row]
+        if context < 0:
+            continue
+        first, last = starts_C1[context], starts_C1[context + 1]
+        if last - first > many:
+            rows_RE[row] = fitted_PE[np.searchsorted(fitted_P, context)]
+            continue
+        for gram in range(first, last):
+            token, weight = token_G[gram], weight_G[gram]
+            for number in range(vectors_VE.shape[1]):
+                rows_RE[row, number] += weight * vectors_VE[token, number]
 
 
 @summing

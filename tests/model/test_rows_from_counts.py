@@ -192,6 +192,18 @@ def test_a_row_belongs_to_its_most_frequent_gram() -> None:
     assert not (np.abs(tensors["own-1"]) > 0).all()  # the others own no row, so nothing of theirs is taken out
 
 
+def test_rows_are_the_same_however_many_are_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With grams that many tokens followed and grams that few did, in rows that only some grams own."""
+    text = np.random.default_rng(0).integers(0, VOCAB, 300) ** 2 // VOCAB
+    layer, source = layer_of(1, 2, size=50), windowed([text.tolist()], VOCAB, 2)
+    monkeypatch.setattr(rows_from_counts, "_MANY", 3)
+    whole_THE, _ = filled(layer, source, unlike_vectors())
+    monkeypatch.setattr(rows_from_counts, "_BLOCK_BYTES", 4 * DIM * 3)
+    parts_THE, _ = filled(layer, source, unlike_vectors())
+    assert np.array_equal(whole_THE, parts_THE)
+    assert (np.abs(whole_THE).max(axis=(0, 2)) > 0).all()
+
+
 def test_memory_that_the_text_needs_is_asked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
     source, free = windowed([list(range(VOCAB))] * 5, VOCAB, 1), 32 * (5 * VOCAB - 1)
     monkeypatch.setattr("engram_cli.store.resources.free_memory", lambda: free - 1)

@@ -43,6 +43,17 @@ def test_numbers_and_scales_are_asked_for_before_either_is_waited_for(tmp_path: 
     assert calls[4:] == ["read", "read"]
 
 
+@pytest.mark.parametrize("name", ROW_TYPES)
+def test_written_rows_are_those_that_were_put(tmp_path: Path, name: str) -> None:
+    scale = np.array([0.01], np.float32) if name == "fp8-scalar" else None
+    put, written = (Rows.create(tmp_path / rows_file(layer), 9, 64, name, scale) for layer in (0, 1))
+    values = np.random.default_rng(0).standard_normal((3, 64), dtype=np.float32)
+    put.put(np.arange(4, 7), values)
+    written.write_range(4, values)
+    assert np.array_equal(written.read(0, 9), put.read(0, 9))
+    assert np.array_equal(written.take(np.arange(9)), put.take(np.arange(9)))  # a map sees it too
+
+
 def test_rows_of_any_shape_of_ids(tmp_path: Path) -> None:
     rows = Rows.create(tmp_path / "rows.safetensors", 10, 2, "f32")
     rows.put(np.arange(10), np.arange(20, dtype=np.float32).reshape(10, 2))
