@@ -8,6 +8,8 @@ softmax does not see,
 with g' the gram without its oldest token. A row of g holds r such that u_k . r is close to ratio(g, k), u_k the vectors of tokens
 (statistics.py), so that the logits are the sum of what the rows of all orders say, whatever a memory and a host make of it.
 
+* Single ids, where the table has rows of order 1 and its vectors are its own: r is learnt (order_one.py), and from what that says
+  all longer grams go on.
 * Few tokens followed (nearly all grams): r = sum weight_k u_k over the _MOST tokens worth most, by least squares with a penalty on
   r, since what a row says of tokens that never followed is noise (`ratio_kernels.solve`).
 * More than _MANY followed, and more than one in _RARE of the vocabulary, with which the cost grows: r by conjugate gradients on the
@@ -35,6 +37,7 @@ from torch import Tensor
 
 from engram_cli.corpus.count_model import REST, Level, estimate_levels, find, ids_of, keys, rest_of
 from engram_cli.model.data import Ids, Windowed
+from engram_cli.model.order_one import OrderOne, learn_order_one
 from engram_cli.model.precision import computes_bfloat16
 from engram_cli.model.ratio_kernels import add_up, claim, interpolate, larger_variance, log_ratios, own_weights, solve
 from engram_cli.store.resources import need_memory
@@ -67,15 +70,29 @@ class _Order:
 
 
 class Counted:
-    """The count-only model of a stream whose contexts are the windows that the hash sees: `levels[n]` has contexts of n ids."""
+    """The count-only model of a stream whose contexts are the windows that the hash sees: `levels[n]` has contexts of n ids.
+
+    order_one: what takes the place of its order 1 once that is learnt.
+    Raises ResourceError where memory does not suffice to sort the grams.
+    """
 
     def __init__(self, source: Windowed, max_order: int, vocab: int) -> None:
+        tokens = len(source.stream.tokens_T) - 1
+        need_memory(_SORTING * tokens, f"sorting the grams of {tokens:,} tokens", _LESS)
         self.vocab = vocab
+        self.order_one: OrderOne | None = None
         self.levels = estimate_levels(_ids(source, max_order))
         lowest = self.levels[0]
         self.frequency_V = np.full(vocab, lowest.backoff_C[0] / vocab)
         self.frequency_V[lowest.token_G] += lowest.discounted_G
         self.frequency_V /= lowest.total_C[0]
+
+    def learn(self, vectors_VM: Tensor, seed: int) -> OrderOne:
+        """Learn order 1, beginning with these vectors, and from now on go by what is learnt."""
+        with _single_threads() as pool:
+            self.order_one = learn_order_one(self.levels[1], self.frequency_V, vectors_VM, seed, pool)
+        self.frequency_V = self.order_one.frequency_V
+        return self.order_one
 
     def shortened(self, context_P: Ids, order: int) -> list[Ids]:
         """The newest 0, 1, ... `order` ids of contexts of that many: places in `context_C` of each level, [P]."""
@@ -101,14 +118,19 @@ class Counted:
             tasks = [pool.submit(log_ratios, *part, *given, REST, lower_G, *results) for part in parts]
             for task in tasks:
                 task.result()
+            if order == 1 and self.order_one:
+                self.order_one.probabilities(level, pool, probability_G)
             yield order, _Order(level, probability_G, ratio_G, kept_G)
             lower_G = probability_G
 
     def distributions(self, contexts: Sequence[Ids]) -> Floats:
         """p(. | context) for contexts as `shortened` has them, or the first of these, f32 [P, V]; of none: how
         frequent tokens are."""
-        p_PV = np.repeat(self.frequency_V.astype(np.float32)[None], len(contexts[0]), axis=0)
-        for level, at_P in zip(self.levels[1:], contexts[1:], strict=False):
+        if self.order_one and len(contexts) > 1:
+            p_PV, counted = self.order_one.distributions(contexts[1]), 2
+        else:
+            p_PV, counted = np.repeat(self.frequency_V.astype(np.float32)[None], len(contexts[0]), axis=0), 1
+        for level, at_P in zip(self.levels[counted:], contexts[counted:], strict=False):
             given = (level.starts_C1, level.token_G, level.count_G, level.discounts, level.total_C, level.backoff_C)
             interpolate(at_P, *given, p_PV)
         return p_PV
@@ -125,14 +147,11 @@ def _ids(source: Windowed, max_order: int) -> Iterator[npt.NDArray[np.uint32]]:
         yield ids_T
 
 
-def fill_rows(layer: LayerLayout, rows: Rows, source: Windowed, vectors_VM: Tensor) -> dict[str, npt.NDArray[np.generic]]:
-    """Fill a layer's rows, all zero before, with what follows each gram of `source`; returns what `LeftOut` needs.
+def fill_rows(layer: LayerLayout, rows: Rows, counted: Counted, vectors_VM: Tensor) -> dict[str, npt.NDArray[np.generic]]:
+    """Fill a layer's rows, all zero before, with what follows each gram that was counted; returns what `LeftOut` needs.
 
     Raises ResourceError where memory does not suffice for the grams.
     """
-    tokens = len(source.stream.tokens_T) - 1
-    need_memory(_SORTING * tokens, f"sorting the grams of {tokens:,} tokens", _LESS)
-    counted = Counted(source, layer.max_order, len(vectors_VM))
     most = max(len(level.gram_G) for level in counted.levels)
     need_memory(_FILLING * most, f"filling rows from {most:,} grams", _LESS)
     left_out: dict[str, npt.NDArray[np.generic]] = {f"gram-{n}": level.gram_G for n, level in enumerate(counted.levels)}
@@ -155,7 +174,8 @@ class _Filling:
     """The rows of one order while they are filled: `fit` and `solve` find what each gram says, `write` writes it.
 
     owner_R: the gram whose a row is, -1 for nobody's; owned_CH: whether that is the gram that names it; weight_G: how much of the
-    next token's vector is in the row, f32; many_P: the grams that more than `many` tokens followed, whose rows are fitted_PM.
+    next token's vector is in the row, f32; many_P: the grams that more than `many` tokens followed, whose rows are fitted_PM;
+    learnt: where all these rows come from, None where counts are all there is.
     """
 
     def __init__(self, layer: LayerLayout, rows: Rows, counted: Counted, number: int, order: _Order, vectors_VM: Tensor) -> None:
@@ -168,7 +188,8 @@ class _Filling:
         self.owner_R = np.full(sum(layer.primes_H[self.heads]), -1, np.int64)
         claim(named_CH, level.total_C, np.zeros(len(self.owner_R)), self.owner_R)
         self.owned_CH = self.owner_R[named_CH] == np.arange(len(named_CH))[:, None]
-        self.many = max(_MANY, counted.vocab // _RARE)
+        self.learnt = counted.order_one if number == 1 else None
+        self.many = 0 if self.learnt else max(_MANY, counted.vocab // _RARE)
         owns_C, many_C = self.owned_CH.any(axis=1), level.followed_C > self.many
         self.few_C, self.many_P = owns_C & ~many_C, np.flatnonzero(owns_C & many_C)
         self.fitted_PM = np.empty((len(self.many_P), vectors_VM.shape[1]), np.float32)
@@ -199,8 +220,11 @@ class _Filling:
         """Find the rows of grams `part` of those that many tokens followed. One more occurrence of a token moves its logit by about
         M over the number of all of them, so more than that is not taken for its own."""
         level, at_P = self.order.level, self.many_P[slice(*part)]
-        p_PV = torch.from_numpy(self.counted.distributions(self.counted.shortened(at_P, self.number)))
-        rows_PM = fit_logits(self._before(at_P), p_PV, self.coarse_VM).numpy()
+        if self.learnt:
+            rows_PM = self.learnt.rows_CM.numpy()[at_P]
+        else:
+            p_PV = torch.from_numpy(self.counted.distributions(self.counted.shortened(at_P, self.number)))
+            rows_PM = fit_logits(self._before(at_P), p_PV, self.coarse_VM).numpy()
         self.fitted_PM[slice(*part)] = rows_PM
         own_weights(at_P, level.starts_C1, level.token_G, level.total_C, self.vectors_VM.numpy(), rows_PM, self.weight_G)
 

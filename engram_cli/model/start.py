@@ -4,7 +4,7 @@ Shapes: R rows.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from engram_cli.model.data import Batches, Windowed
 from engram_cli.model.host import initialise
 from engram_cli.model.host_directory import HostDirectory
 from engram_cli.model.layer_rows import LayerRows
+from engram_cli.model.order_one import LARGEST_VOCAB
 from engram_cli.model.output_vectors import initialise_output, output_vectors
 from engram_cli.model.placement import state_width
 from engram_cli.model.row_optimizer import OPTIMIZERS
 from engram_cli.model.row_store import open_store
-from engram_cli.model.rows_from_counts import LeftOut, fill_rows
+from engram_cli.model.rows_from_counts import Counted, LeftOut, fill_rows
 from engram_cli.model.statistics import TokenVectors, initialise_host, token_vectors
 from engram_cli.model.table import make_foreign_host, make_host
 from engram_cli.model.train import Trainer
@@ -33,6 +34,7 @@ from engram_cli.store.tensors import map_tensor, read_tensor_specs, reserve, wri
 from engram_cli.table.layout import Layout
 from engram_cli.table.rows import Rows, rows_file
 
+_VECTORS = "vectors"  # where token vectors are kept
 _RANDOM_SCALE = 0.02  # of rows with init = "random"
 
 
@@ -68,15 +70,14 @@ class Start:
         progress: ProgressLike = SILENT,
     ) -> "Start":
         """Initialise rows by `recipe.rows.init` in `directory`; with `fill` false they lie there already."""
-        vectors = None
-        if recipe.rows.init == "counts":
-            size = recipe.hash.heads * recipe.rows.dim
-            tokens_T, seed = training.stream.tokens_T, recipe.training.seed
-            if host is None:
-                vectors = token_vectors(tokens_T, vocab, size, recipe.host.width, seed)
-            else:
-                vectors = output_vectors(host.output_VD, tokens_T, size, seed)
         layers = layout.layers if layout else ()
+        vectors, counted = None, None
+        if recipe.rows.init == "counts" and layout and not fill:
+            vectors = _kept_vectors(directory)
+        elif recipe.rows.init == "counts":
+            vectors, counted = _count(training, vocab, recipe, layout, host)
+            if layout:
+                _keep_vectors(directory, vectors)
         for number, layer in enumerate(layers):
             progress.advance(number, len(layers), "layers")
             if fill:
@@ -84,8 +85,8 @@ class Start:
                 reserve(directory / rows_file(layer.layer))
                 if recipe.rows.init == "random":
                     _randomise(rows, recipe.training.seed + layer.layer)
-                if vectors is not None:
-                    _save_left_out(directory, layer.layer, fill_rows(layer, rows, training, vectors.vectors_VC))
+                if counted and vectors:
+                    _keep(directory, _left_out(layer.layer), fill_rows(layer, rows, counted, vectors.vectors_VC))
             progress.advance(number + 1, len(layers), "layers")
         return cls(vocab, layout, directory, vectors, host)
 
@@ -97,7 +98,7 @@ class Start:
             store = open_store(self.directory, layer.layer, state_width(recipe), where, device)
             left_out = None
             if self.vectors is not None:
-                left_out = LeftOut(layer, self.vectors.vectors_VC.to(device), _left_out(self.directory, layer.layer))
+                left_out = LeftOut(layer, self.vectors.vectors_VC.to(device), _kept(self.directory, _left_out(layer.layer)))
             rows[layer.layer] = LayerRows(layer, store, OPTIMIZERS[recipe.training.row_optimizer], left_out)
         return Trainer(host.to(device), rows, batches, recipe.training)
 
@@ -116,22 +117,57 @@ class Start:
         return ours
 
 
-def _save_left_out(directory: Path, layer: int, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Keep what `LeftOut` needs beside the unfinished rows, for a run that is resumed."""
-    path = _left_out_file(directory, layer)
+def _count(
+    training: Windowed, vocab: int, recipe: Recipe, layout: Layout | None, host: HostDirectory | None
+) -> tuple[TokenVectors, Counted | None]:
+    """Token vectors, and what rows are filled from (None without rows).
+
+    A table of order 1 learns both from it. A foreign host's vectors are what they are, and a large vocabulary would take minutes:
+    then rows of order 1 make do with the vectors from adjacent pairs.
+    """
+    size, seed = recipe.hash.heads * recipe.rows.dim, recipe.training.seed
+    if host is None:
+        vectors = token_vectors(training.stream.tokens_T, vocab, size, recipe.host.width, seed)
+    else:
+        vectors = output_vectors(host.output_VD, training.stream.tokens_T, size, seed)
+    if layout is None:
+        return vectors, None
+    counted = Counted(training, layout.max_order, vocab)
+    if host is None and 1 in recipe.hash.orders and vocab <= LARGEST_VOCAB:
+        order_one = counted.learn(vectors.vectors_VC, seed)
+        vectors = replace(vectors, vectors_VC=order_one.vectors_VM, bias_V=order_one.bias_V)
+    return vectors, counted
+
+
+def _keep(directory: Path, name: str, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Keep tensors beside the unfinished rows, for a run that is resumed."""
+    path = _kept_file(directory, name)
     path.parent.mkdir(exist_ok=True)
     types = {"uint64": "U64", "float32": "F32", "uint8": "U8"}
     write_tensors(path, {name: (types[tensor.dtype.name], tensor) for name, tensor in tensors.items()})
 
 
-def _left_out(directory: Path, layer: int) -> dict[str, npt.NDArray[Any]]:
-    """What `_save_left_out` wrote, mapped."""
-    path = _left_out_file(directory, layer)
+def _kept(directory: Path, name: str) -> dict[str, npt.NDArray[Any]]:
+    """What `_keep` wrote, mapped."""
+    path = _kept_file(directory, name)
     return {name: map_tensor(path, spec) for name, spec in read_tensor_specs(path).items()}
 
 
-def _left_out_file(directory: Path, layer: int) -> Path:
-    return scratch_path(directory) / f"left-out-{layer:02}.safetensors"
+def _kept_file(directory: Path, name: str) -> Path:
+    return scratch_path(directory) / f"{name}.safetensors"
+
+
+def _left_out(layer: int) -> str:
+    """Where what `LeftOut` needs is kept."""
+    return f"left-out-{layer:02}"
+
+
+def _keep_vectors(directory: Path, vectors: TokenVectors) -> None:
+    _keep(directory, _VECTORS, {name: tensor.numpy() for name, tensor in vars(vectors).items() if tensor is not None})
+
+
+def _kept_vectors(directory: Path) -> TokenVectors:
+    return TokenVectors(**{name: torch.from_numpy(np.array(tensor)) for name, tensor in _kept(directory, _VECTORS).items()})
 
 
 def _randomise(rows: Rows, seed: int) -> None:

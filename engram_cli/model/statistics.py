@@ -29,13 +29,13 @@ _FAINT = 0.1  # gain of the host's side of a memory's gates, so that all start a
 @dataclass(frozen=True)
 class TokenVectors:
     """vectors_VC: f32, of length sqrt(C), by which a row names tokens; to_width_DC: from there to the host's coordinates (the
-    strongest directions first), so that its output embedding, centred, times this is vectors_VC; log_spread_V: of the share of
-    distinct pairs of adjacent tokens in which it is the second, which is what Kneser-Ney begins with
-    (None: a foreign host has its own)."""
+    strongest directions first), so that its output embedding, centred, times this is vectors_VC; bias_V: what logits begin with
+    (None: a foreign host has its own), of vectors from pairs log of the share of distinct ones in which a token is the second,
+    as with Kneser-Ney."""
 
     vectors_VC: Tensor
     to_width_DC: Tensor
-    log_spread_V: Tensor | None = None
+    bias_V: Tensor | None = None
 
 
 def token_vectors(tokens_T: npt.NDArray[np.integer], vocab: int, size: int, width: int, seed: int) -> TokenVectors:
@@ -82,7 +82,7 @@ def _right_singular_vectors(matrix_VV: Tensor, count: int, generator: torch.Gene
 
 
 def initialise_host(host: Host, vectors: TokenVectors) -> None:
-    """Put the host into the rows' coordinates: embedding = token vectors, bias = log_spread_V, and W_V of each memory such that,
+    """Put the host into the rows' coordinates: embedding = token vectors, bias = bias_V, and W_V of each memory such that,
     half open, it adds to the logits what the rows of all orders say.
 
     Directions of the width that the vectors do not reach keep their random start.
@@ -91,8 +91,8 @@ def initialise_host(host: Host, vectors: TokenVectors) -> None:
     with torch.no_grad():
         embedding_VD = vectors.vectors_VC @ vectors.to_width_DC.T * EMBEDDING_SCALE
         host.embedding.weight[:, :reached] = embedding_VD[:, :reached]
-        if vectors.log_spread_V is not None:
-            host.bias.copy_(vectors.log_spread_V)
+        if vectors.bias_V is not None:
+            host.bias.copy_(vectors.bias_V)
         if host.recipe.layers in host.memory_layers:
             host.final_norm.weight.fill_(_QUIET)
         if host.mixture is not None:

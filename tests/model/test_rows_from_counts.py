@@ -42,12 +42,15 @@ def unlike_vectors() -> torch.Tensor:
     return (torch.linalg.qr(random)[0][:VOCAB] * numbers**0.5).contiguous()
 
 
-def filled(layer: LayerLayout, source: Windowed, vectors_VM: torch.Tensor) -> tuple[npt.NDArray[np.float32], Tensors]:
+def filled(
+    layer: LayerLayout, source: Windowed, vectors_VM: torch.Tensor, counted: Counted | None = None
+) -> tuple[npt.NDArray[np.float32], Tensors]:
     """(what position 0, 1, ... looks up, [T, H, E]; what `LeftOut` needs)."""
+    counted = counted or Counted(source, layer.max_order, len(vectors_VM))
     with tempfile.TemporaryDirectory() as folder:
         dim = vectors_VM.shape[1] // (layer.heads // len(layer.orders))
         rows = Rows.create(Path(folder) / "rows.safetensors", layer.rows, dim, "f32")
-        tensors = fill_rows(layer, rows, source, vectors_VM)
+        tensors = fill_rows(layer, rows, counted, vectors_VM)
         return np.array(rows.take(layer.row_ids(source.windows(0, len(source.stream.tokens_T) - 1)))), tensors
 
 
@@ -216,9 +219,11 @@ def test_memory_that_the_text_needs_is_asked_for_first(monkeypatch: pytest.Monke
 
 
 # leave one out -----------------------------------------------------------------------------------------------------------
-def left_out(layer: LayerLayout, source: Windowed, vectors_VM: torch.Tensor) -> tuple[npt.NDArray[np.float32], ...]:
+def left_out(
+    layer: LayerLayout, source: Windowed, vectors_VM: torch.Tensor, counted: Counted | None = None
+) -> tuple[npt.NDArray[np.float32], ...]:
     """(what every position looks up, the same without its own occurrence), [T, H, E]."""
-    values_THE, tensors = filled(layer, source, vectors_VM)
+    values_THE, tensors = filled(layer, source, vectors_VM, counted)
     targets_BT = source.stream.tokens_T[None, 1:].astype(np.int64)
     left = LeftOut(layer, vectors_VM, tensors)
     own_BTH = torch.from_numpy(left.own(source.windows(0, targets_BT.shape[1])[None], targets_BT))
@@ -242,6 +247,22 @@ def test_a_gram_that_was_seen_once_holds_nothing_when_that_is_left_out(documents
     for place, order in enumerate(orders):
         once_T = seen_once(windows_TN[:, :order])
         assert np.abs(left_THE[once_T, place * HEADS : (place + 1) * HEADS]).max(initial=0) < 1e-5
+
+
+def test_single_ids_get_the_rows_that_were_learnt_without_a_token_that_followed_once() -> None:
+    random = np.random.default_rng(0)
+    source = windowed([random.integers(0, VOCAB, 9).tolist() for _ in range(4)], VOCAB, 2)
+    counted = Counted(source, 2, VOCAB)
+    learnt = counted.learn(unlike_vectors(), seed=0)
+    values_THE, left_THE = left_out(layer_of(1, 2), source, learnt.vectors_VM, counted)
+    rows_TM = torch.from_numpy(values_THE[:, :HEADS]).flatten(1)
+    assert torch.equal(rows_TM, learnt.rows_CM[torch.from_numpy(contexts_of(counted, source)[1])])
+    tokens_T = source.stream.tokens_T.astype(np.int64)
+    once_T = seen_once(np.stack([source.windows(0, len(rows_TM))[:, 0], tokens_T[1:]], axis=1))
+    vectors_TM = learnt.vectors_VM[torch.from_numpy(tokens_T[1:])]
+    says_T, left_T = ((torch.from_numpy(rows)[:, :HEADS].flatten(1) * vectors_TM).sum(1)[once_T] for rows in (values_THE, left_THE))
+    assert says_T.mean() > 0.3
+    assert left_T.abs().max() < 1e-3
 
 
 def test_rows_and_what_is_left_out_of_them_for_21_bits_and_six_orders() -> None:

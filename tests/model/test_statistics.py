@@ -40,7 +40,7 @@ def test_vectors_are_of_one_length_and_point_everywhere(vocab: int, size: int, w
     after_V = torch.tensor(
         [len({first for first, second in pairwise(tokens_T.tolist()) if second == token}) for token in range(vocab)]
     )
-    torch.testing.assert_close(vectors.log_spread_V, ((after_V + 0.5) / (after_V + 0.5).sum()).log())
+    torch.testing.assert_close(vectors.bias_V, ((after_V + 0.5) / (after_V + 0.5).sum()).log())
 
 
 @pytest.mark.parametrize(("size", "width"), [(8, 8), (8, 5), (8, 20)])
@@ -94,7 +94,7 @@ def test_the_host_starts_where_rows_and_embedding_agree(width: int) -> None:
     expected_VD = EMBEDDING_SCALE * vectors.vectors_VC @ vectors.to_width_DC.T
     torch.testing.assert_close(embedding_VD[:, :reached], expected_VD[:, :reached])
     assert torch.equal(embedding_VD[:, reached:], before_VD[:, reached:])
-    torch.testing.assert_close(host.bias.detach(), vectors.log_spread_V)
+    torch.testing.assert_close(host.bias.detach(), vectors.bias_V)
     for layer in (0, 2):
         for order in range(orders):
             looked_up_VM = torch.zeros(VOCAB, orders, HEADS * DIM)
