@@ -1,6 +1,7 @@
 """Parquet files that are greater than the memory there is."""
 
 import io
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,20 @@ def test_the_longest_row_is_found_wherever_pages_end(rows: list[list[int] | None
     pq.write_table(table, file, data_page_size=page, write_batch_size=7, use_dictionary=False)
     with open_parquet(file) as parquet:
         assert longest_row(file, next(chunks(parquet, "ids"))[0]) == max(len(row or [0]) or 1 for row in rows)
+
+
+@given(data=st.data(), compression=st.sampled_from(["none", "snappy"]), version=st.sampled_from(["1.0", "2.0"]))
+def test_damaged_pages_are_refused_or_read(data: st.DataObject, compression: str, version: str) -> None:
+    written = io.BytesIO()
+    table = pa.table({"ids": pa.array([[1, 2, 3], [], [4] * 50] * 5, pa.list_(pa.int32()))})
+    pq.write_table(table, written, compression=compression, data_page_version=version, data_page_size=100)
+    damaged = bytearray(written.getvalue())
+    with open_parquet(written) as parquet:
+        chunk, _ = next(chunks(parquet, "ids"))
+        for _ in range(data.draw(st.integers(1, 3))):
+            damaged[data.draw(st.integers(4, 4 + chunk.total_compressed_size - 1))] = data.draw(st.integers(0, 255))
+        with suppress(pa.ArrowException, OSError):
+            assert longest_row(io.BytesIO(damaged), chunk) >= 0
 
 
 def test_a_page_that_is_larger_than_the_first_must_fit(tmp_path: Path) -> None:
