@@ -1,10 +1,9 @@
-"""What a training step costs by the size of the table and by where its rows live, and how fast rows are filled.
+"""What a training step costs by the size of the table and by where its rows live.
 
     python docs/benchmarks/step_speed.py NGRAMS FOLDER prepare     writes the rows, random, for those that follow
     python docs/benchmarks/step_speed.py NGRAMS FOLDER compare     no rows, 100 thousand in memory, 100 million mapped: ms a step
     python docs/benchmarks/step_speed.py NGRAMS FOLDER cold ahead  the 100 million, none of them in the page cache at first
     python docs/benchmarks/step_speed.py NGRAMS FOLDER cold now    the same with nothing read ahead
-    python docs/benchmarks/step_speed.py NGRAMS FOLDER fill        rows from counts, 2 orders x 4 heads x 48 numbers: tokens/s
 
 `compare` takes steps of the three in turn, over the same batches, which were gone through once before: what is measured is warm.
 """
@@ -103,22 +102,6 @@ def from_disk() -> int:
     return int(figures["read_bytes"])
 
 
-def fill(ngrams_path: str, folder: Path) -> None:
-    ngrams = open_ngrams(ngrams_path)
-    recipe = Recipe(hash=HashRecipe(heads=4, size=(500_000, 1_000_000)), rows=RowsRecipe(dim=48, init="counts"))
-    layout = layout_for(recipe.hash, ngrams)
-    training, _ = streams(ngrams, layout)
-    for turn in ("kernels loaded", "again"):
-        directory = folder / f"filled {turn}"
-        directory.mkdir()
-        started, computed = time.perf_counter(), time.process_time()
-        Start.make(training, ngrams.vocab, recipe, layout, directory)
-        seconds, computed = time.perf_counter() - started, time.process_time() - computed
-        tokens = len(training.stream.tokens_T)
-        print(f"{turn}: {layout.rows:,} rows from {tokens:,} tokens in {seconds:.1f} s ({computed:.1f} of a core)", end=", ")
-        print(f"{tokens / seconds:,.0f} tokens/s")
-
-
 def main(ngrams_path: str, folder: Path, what: str, *rest: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if what == "prepare":
@@ -126,10 +109,8 @@ def main(ngrams_path: str, folder: Path, what: str, *rest: str) -> None:
             open_trainer(ngrams_path, folder, name, "mmap")
     elif what == "compare":
         compare(ngrams_path, folder)
-    elif what == "cold":
-        cold(ngrams_path, folder, rest[0] == "ahead")
     else:
-        fill(ngrams_path, folder)
+        cold(ngrams_path, folder, rest[0] == "ahead")
 
 
 if __name__ == "__main__":

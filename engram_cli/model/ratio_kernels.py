@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from engram_cli.compiled import compiled, summing
+from engram_cli.compiled import compiled, inlined, summing
 
 
 @compiled
@@ -100,27 +100,32 @@ def own_weights(at_P: Any, starts_C1: Any, token_G: Any, total_C: Any, vectors_V
             weight_G[gram] = min(max(share, np.float32(0)), 1 / total_C[at_P[row]])
 
 
+@inlined
+def _discounted(gram: Any, count_G: Any, discounts: Any) -> Any:
+    count = np.int64(count_G[gram])
+    return count - discounts[min(count, 3)]
+
+
 @compiled
-def _best(first: Any, last: Any, worth_G: Any, chosen_S: Any) -> Any:
+def _best(first: Any, last: Any, count_G: Any, discounts: Any, ratio_G: Any, chosen_S: Any) -> Any:
     """Choose the grams that are worth most, as many as fit chosen_S; returns how many."""
     if last - first <= len(chosen_S):
         for place in range(last - first):
             chosen_S[place] = first + place
         return last - first
+    worth_S = np.empty(len(chosen_S))
     least = 0
     for gram in range(first, last):
+        worth = _discounted(gram, count_G, discounts) * ratio_G[gram]
         if gram - first < len(chosen_S):
-            chosen_S[gram - first] = gram
+            chosen_S[gram - first], worth_S[gram - first] = gram, worth
             if gram - first < len(chosen_S) - 1:
                 continue
-        elif worth_G[gram] > worth_G[chosen_S[least]]:
-            chosen_S[least] = gram
+        elif worth > worth_S[least]:
+            chosen_S[least], worth_S[least] = gram, worth
         else:
             continue
-        least = 0
-        for place in range(1, len(chosen_S)):
-            if worth_G[chosen_S[place]] < worth_G[chosen_S[least]]:
-                least = place
+        least = int(np.argmin(worth_S))
     return len(chosen_S)
 
 
@@ -129,11 +134,12 @@ def solve(
     first: Any,
     last: Any,
     wanted_C: Any,
-    starts_C: Any,
+    starts_C1: Any,
     token_G: Any,
-    share_G: Any,
+    count_G: Any,
+    discounts: Any,
+    total_C: Any,
     ratio_G: Any,
-    worth_G: Any,
     penalty: Any,
     most: Any,
     vectors_VM: Any,
@@ -141,8 +147,8 @@ def solve(
 ) -> None:
     """Find the r = sum_k weight_k u_k that minimises  penalty |r|^2 + sum_k share_k (u_k . r - ratio_k)^2.
 
-    The sum is over the `most` tokens that are worth most; share: p(token | context) less what the shorter context gives; wanted_C:
-    for which contexts. The weights solve a system of S equations, by Cholesky.
+    The sum is over the `most` tokens that are worth most, share * ratio; share: p(token | context) less what the shorter context
+    gives; wanted_C: for which contexts. The weights solve a system of S equations, by Cholesky.
     """
     numbers = vectors_VM.shape[1]
     chosen_S = np.empty(most, np.int64)
@@ -152,7 +158,7 @@ def solve(
     for context in range(first, last):
         if not wanted_C[context]:
             continue
-        size = _best(starts_C[context], starts_C[context + 1], worth_G, chosen_S)
+        size = _best(starts_C1[context], starts_C1[context + 1], count_G, discounts, ratio_G, chosen_S)
         for place in range(size):
             token_S[place] = token_G[chosen_S[place]]
             weight_S[place] = ratio_G[chosen_S[place]]
@@ -161,7 +167,8 @@ def solve(
                 for number in range(numbers):
                     product += vectors_VM[token_S[place], number] * vectors_VM[token_S[other], number]
                 system_SS[place, other] = product
-            system_SS[place, place] += np.float32(penalty / share_G[chosen_S[place]])
+            share = _discounted(chosen_S[place], count_G, discounts) / total_C[context]
+            system_SS[place, place] += np.float32(penalty / share)
         _cholesky(system_SS[:size, :size], weight_S[:size])
         for place in range(size):
             weight_G[chosen_S[place]] = weight_S[place]

@@ -12,8 +12,8 @@ with g' the gram without its oldest token. A row of g holds r such that u_k . r 
   all longer grams go on.
 * Few tokens followed (nearly all grams): r = sum weight_k u_k over the _MOST tokens worth most, by least squares with a penalty on
   r, since what a row says of tokens that never followed is noise (`ratio_kernels.solve`).
-* More than _MANY followed, and more than one in _RARE of the vocabulary, with which the cost grows: r by conjugate gradients on the
-  cross-entropy against p(. | g) itself.
+* More than _MANY followed, and more than one in _RARE of the vocabulary, with which the cost grows: from there on, r by conjugate
+  gradients on the cross-entropy against p(. | g) itself.
 * Grams that share a row: it is the most frequent one's. A mean would be nobody's.
 
 A training position must not find its own next token in its rows. `LeftOut` knows what that one occurrence put there: nothing of a
@@ -37,9 +37,10 @@ from torch import Tensor
 
 from engram_cli.corpus.count_model import REST, Level, estimate_levels, find, ids_of, keys, rest_of
 from engram_cli.model.data import Ids, Windowed
+from engram_cli.model.logit_fit import fit_logits
 from engram_cli.model.order_one import OrderOne, learn_order_one
 from engram_cli.model.precision import computes_bfloat16
-from engram_cli.model.ratio_kernels import add_up, claim, interpolate, larger_variance, log_ratios, own_weights, solve
+from engram_cli.model.ratio_kernels import add_up, claim, interpolate, log_ratios, own_weights, solve
 from engram_cli.store.resources import need_memory
 from engram_cli.table.layout import LayerLayout
 from engram_cli.table.rows import Rows
@@ -48,7 +49,6 @@ _BLOCK = 1 << 14  # grams, or tokens, at once
 _BLOCK_BYTES = 1 << 20  # of rows in f32 at once
 _MOST, _PENALTY = 48, 1.0
 _MANY, _RARE = 48, 170
-_STEPS, _STEP = 12, 1.5  # conjugate gradients: steps, and the most that a step changes a logit
 _DENSE, _FEWEST = (
     1 << 18,
     32,
@@ -161,9 +161,9 @@ def fill_rows(layer: LayerLayout, rows: Rows, counted: Counted, vectors_VM: Tens
                 continue
             owned_CH, weight_G = np.zeros((len(order.level.context_C), 0), bool), np.zeros(len(order.ratio_G), np.float32)
             if number in layer.orders:
-                filling = _Filling(layer, rows, counted, number, order, vectors_VM)
+                filling = _Filling(layer, rows, counted, number, order, vectors_VM, pool)
                 owned_CH, weight_G = filling.owned_CH, filling.weight_G
-                filling.fill(pool)
+                filling.fill()
             own_G = weight_G * (1 - order.kept_G)
             left_out[f"own-{number}"] = own_G[:, None] * np.repeat(owned_CH, order.level.followed_C, axis=0)
             left_out[f"once-{number}"] = (order.level.count_G == 1).astype(np.uint8)
@@ -178,61 +178,71 @@ class _Filling:
     learnt: where all these rows come from, None where counts are all there is.
     """
 
-    def __init__(self, layer: LayerLayout, rows: Rows, counted: Counted, number: int, order: _Order, vectors_VM: Tensor) -> None:
+    def __init__(
+        self,
+        layer: LayerLayout,
+        rows: Rows,
+        counted: Counted,
+        number: int,
+        order: _Order,
+        vectors_VM: Tensor,
+        pool: ThreadPoolExecutor,
+    ) -> None:
         self.layer, self.rows, self.counted = layer, rows, counted
-        self.number, self.order, self.vectors_VM = number, order, vectors_VM
+        self.number, self.order, self.vectors_VM, self.pool = number, order, vectors_VM, pool
         self.coarse_VM = vectors_VM.bfloat16() if computes_bfloat16(vectors_VM.device) else vectors_VM
         self.heads = layer.heads_of(number)
         level, self.begin = order.level, layer.offsets_H[self.heads.start]
-        named_CH = self._named()
+        named_CH = np.empty((len(level.context_C), self.heads.stop - self.heads.start), np.int64)
+        list(pool.map(partial(self._name, named_CH), _parts(len(named_CH))))
         self.owner_R = np.full(sum(layer.primes_H[self.heads]), -1, np.int64)
         claim(named_CH, level.total_C, np.zeros(len(self.owner_R)), self.owner_R)
         self.owned_CH = self.owner_R[named_CH] == np.arange(len(named_CH))[:, None]
         self.learnt = counted.order_one if number == 1 else None
         self.many = 0 if self.learnt else max(_MANY, counted.vocab // _RARE)
-        owns_C, many_C = self.owned_CH.any(axis=1), level.followed_C > self.many
-        self.few_C, self.many_P = owns_C & ~many_C, np.flatnonzero(owns_C & many_C)
+        self.owns_C = self.owned_CH.any(axis=1)
+        self.many_P = np.flatnonzero(self.owns_C & (level.followed_C > self.many))
         self.fitted_PM = np.empty((len(self.many_P), vectors_VM.shape[1]), np.float32)
-        discounted_G = level.discounted_G
-        self.share_G = discounted_G / np.repeat(level.total_C, level.followed_C)
-        self.worth_G = discounted_G * order.ratio_G
-        self.weight_G = np.zeros(len(discounted_G), np.float32)
+        self.weight_G = np.zeros(len(level.gram_G), np.float32)
 
-    def fill(self, pool: ThreadPoolExecutor) -> None:
+    def fill(self) -> None:
         """Fill the rows."""
-        step = max(_FEWEST, _DENSE // self.counted.vocab)
-        list(pool.map(self.fit, _parts(len(self.many_P), step)))
-        list(pool.map(self.solve, _parts(len(self.owned_CH))))
+        if not self.learnt:
+            list(self.pool.map(self.solve, _parts(len(self.owns_C))))
+        list(self.pool.map(self.fit, _parts(len(self.many_P), max(_FEWEST, _DENSE // self.counted.vocab))))
         for head, size in enumerate(self.layer.primes_H[self.heads]):
             vectors_VE = self.vectors_VM.numpy()[:, head * self.rows.dim :][:, : self.rows.dim].copy()
             parts = _parts(size, max(1, _BLOCK_BYTES // (4 * self.rows.dim)))
-            list(pool.map(partial(self.write, head, vectors_VE), parts))
+            list(self.pool.map(partial(self.write, head, vectors_VE), parts))
 
-    def _named(self) -> Ids:
-        """The rows that each gram names, counted from the order's first, [C, H]."""
-        named_CH = np.empty((len(self.order.level.context_C), self.heads.stop - self.heads.start), np.int64)
-        for first, last in _parts(len(named_CH)):
-            windows_PN = self.counted.windows(np.arange(first, last), self.number)
-            named_CH[first:last] = self.layer.row_ids(windows_PN, self.heads) - self.begin
-        return named_CH
+    def _name(self, named_CH: Ids, part: tuple[int, int]) -> None:
+        """The rows that grams `part` name, counted from the order's first."""
+        windows_PN = self.counted.windows(np.arange(*part), self.number)
+        named_CH[slice(*part)] = self.layer.row_ids(windows_PN, self.heads) - self.begin
+
+    def solve(self, part: tuple[int, int]) -> None:
+        """Find what the rows of grams `part` are made of, if few tokens followed."""
+        level = self.order.level
+        given = (level.starts_C1, level.token_G, level.count_G, level.discounts, level.total_C, self.order.ratio_G)
+        solve(*part, self.owns_C, *given, _PENALTY, _MOST, self.vectors_VM.numpy(), self.weight_G)
 
     def fit(self, part: tuple[int, int]) -> None:
         """Find the rows of grams `part` of those that many tokens followed. One more occurrence of a token moves its logit by about
         M over the number of all of them, so more than that is not taken for its own."""
-        level, at_P = self.order.level, self.many_P[slice(*part)]
-        if self.learnt:
-            rows_PM = self.learnt.rows_CM.numpy()[at_P]
-        else:
-            p_PV = torch.from_numpy(self.counted.distributions(self.counted.shortened(at_P, self.number)))
-            rows_PM = fit_logits(self._before(at_P), p_PV, self.coarse_VM).numpy()
+        level, at_P, vectors_VM = self.order.level, self.many_P[slice(*part)], self.vectors_VM.numpy()
+        rows_PM = self.learnt.rows_CM.numpy()[at_P] if self.learnt else self._fitted(at_P)
         self.fitted_PM[slice(*part)] = rows_PM
-        own_weights(at_P, level.starts_C1, level.token_G, level.total_C, self.vectors_VM.numpy(), rows_PM, self.weight_G)
+        own_weights(at_P, level.starts_C1, level.token_G, level.total_C, vectors_VM, rows_PM, self.weight_G)
 
-    def solve(self, part: tuple[int, int]) -> None:
-        """Find what the rows of grams `part` that few tokens followed are made of."""
-        level = self.order.level
-        given = (level.starts_C1, level.token_G, self.share_G, self.order.ratio_G, self.worth_G)
-        solve(*part, self.few_C, *given, _PENALTY, _MOST, self.vectors_VM.numpy(), self.weight_G)
+    def _fitted(self, at_P: Ids) -> Floats:
+        """Rows of grams, beginning with what was solved for: [P, M]."""
+        level, vectors_VM = self.order.level, self.vectors_VM.numpy()
+        rows_PM = np.zeros((len(at_P), vectors_VM.shape[1]), np.float32)
+        add_up(at_P, level.starts_C1, level.token_G, self.weight_G, vectors_VM, self.counted.vocab, at_P, rows_PM, rows_PM)
+        p_PV = torch.from_numpy(self.counted.distributions(self.counted.shortened(at_P, self.number)))
+        start_PV = self._before(at_P) + torch.from_numpy(rows_PM) @ self.vectors_VM.T
+        rows_PM += fit_logits(start_PV, p_PV, self.coarse_VM).numpy()
+        return rows_PM
 
     def write(self, head: int, vectors_VE: Floats, part: tuple[int, int]) -> None:
         """Write rows `part` of a head, counted from its first, in which vectors_VE stand for tokens: all, where any is a gram's.
@@ -261,33 +271,6 @@ class _Filling:
             values_PM = torch.from_numpy(self.rows.take(layer.row_ids(windows_PN, shorter)))
             before_PV += values_PM.view(len(context_P), -1, self.vectors_VM.shape[1]).sum(1) @ self.vectors_VM.T
         return before_PV
-
-
-def fit_logits(start_PV: Tensor, p_PV: Tensor, vectors_VM: Tensor) -> Tensor:
-    """The r of each place for which softmax(start + u . r) is closest to p in cross-entropy, [P, M].
-
-    Nonlinear conjugate gradients (Polak and Ribiere 1969), each step as long as the curvature says, but no longer than moves a
-    logit by _STEP: far from the end the curvature is too small. vectors_VM may be bf16, which products are then computed in.
-    """
-    rows_PM = torch.zeros(len(p_PV), vectors_VM.shape[1])
-    logits_PV, now_PV, change_PV = start_PV.clone(), torch.empty_like(p_PV), torch.empty_like(p_PV)
-    direction_PM, before_PM = rows_PM, torch.ones_like(rows_PM)
-    for _ in range(_STEPS):
-        torch.softmax(logits_PV, dim=1, out=now_PV)
-        gradient_PM = (torch.sub(p_PV, now_PV, out=change_PV).to(vectors_VM.dtype) @ vectors_VM).float()
-        turned_P1 = (gradient_PM * (gradient_PM - before_PM)).sum(1, keepdim=True) / before_PM.square().sum(1, keepdim=True)
-        direction_PM = gradient_PM + turned_P1.clamp_min(0) * direction_PM
-        along_P1 = (gradient_PM * direction_PM).sum(1, keepdim=True)
-        direction_PM = torch.where(along_P1 > 0, direction_PM, gradient_PM)
-        change_PV.copy_(direction_PM.to(vectors_VM.dtype) @ vectors_VM.T)
-        curvature_P1 = torch.empty(len(p_PV), 1)
-        larger_variance(now_PV.numpy(), p_PV.numpy(), change_PV.numpy(), curvature_P1.numpy()[:, 0])
-        length_P1 = (gradient_PM * direction_PM).sum(1, keepdim=True) / curvature_P1.clamp_min(1e-12)
-        length_P1 = torch.minimum(length_P1, _STEP / change_PV.abs().amax(1, keepdim=True).clamp_min(1e-12))
-        rows_PM = rows_PM + length_P1 * direction_PM
-        logits_PV.addcmul_(length_P1, change_PV)
-        before_PM = gradient_PM.where(gradient_PM.abs().amax(1, keepdim=True) > 0, torch.ones(()))
-    return rows_PM
 
 
 @contextmanager

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from engram_cli.model import order_one
+from engram_cli.model.logit_fit import fit_logits
 from engram_cli.model.order_one import OrderOne
-from engram_cli.model.rows_from_counts import Counted, fit_logits
+from engram_cli.model.rows_from_counts import Counted
 from engram_cli.model.statistics import token_vectors
 from tests.model.test_statistics import random_tokens
 from tests.training import windowed

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from engram_cli.corpus import count_model
 from engram_cli.errors import ResourceError
-from engram_cli.model import rows_from_counts
+from engram_cli.model import logit_fit, rows_from_counts
 from engram_cli.model.data import Windowed
-from engram_cli.model.rows_from_counts import Counted, LeftOut, fill_rows, fit_logits
+from engram_cli.model.logit_fit import fit_logits
+from engram_cli.model.rows_from_counts import Counted, LeftOut, fill_rows
 from engram_cli.recipe import HashRecipe
 from engram_cli.table.layout import LayerLayout, plan_layout
 from engram_cli.table.rows import Rows
@@ -167,7 +168,7 @@ def test_what_many_tokens_follow_is_fitted_to_the_whole_distribution(bfloat16: b
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows_from_counts, "computes_bfloat16", lambda device: bfloat16)
         patch.setattr(rows_from_counts, "_MANY", 0)
-        patch.setattr(rows_from_counts, "_STEPS", 60)
+        patch.setattr(logit_fit, "_STEPS", 60)
         values_THE, _ = filled(layer_of(1), source, vectors_VM)
     counted = Counted(source, 1, VOCAB)
     p_TV = counted.distributions(contexts_of(counted, source))
