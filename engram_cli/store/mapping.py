@@ -105,6 +105,11 @@ class MappedFile:
         while done < len(source):
             done += os.pwrite(self._descriptor, source[done:].data, offset + done)
 
+    def let_go(self, offset: int, size: int) -> None:
+        """Have the kernel begin to write those bytes to the disk, where it has not yet, and forget them, where it has."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, offset, size, os.POSIX_FADV_DONTNEED)
+
     def flush(self) -> None:
         """Write what was changed through an "r+" map to the disk."""
         self._map.flush()

@@ -5,7 +5,7 @@ buffer, so that a pass over a table leaves nothing of it in the process.
 Shapes: R rows of the matrix, E numbers per row, U rows of one call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -109,13 +109,9 @@ class Matrix:
 
     def fill(self, first: int, stored_UB: Bytes) -> None:
         """As `read`, into u8 [count, row_bytes], for passes that read into the same memory again and again."""
-        count = len(stored_UB)
-        assert 0 <= first <= first + count <= self.count
-        for part in self._parts:
-            start, stop = max(first, part.first), min(first + count, part.first + len(part.bytes_RB))
-            if start < stop:
-                target = stored_UB[start - first : stop - first].reshape(-1)
-                part.file.read(part.offset + (start - part.first) * self.row_bytes, target)
+        assert 0 <= first <= first + len(stored_UB) <= self.count
+        for file, offset, start, stop in self._places(first, len(stored_UB)):
+            file.read(offset, stored_UB[start - first : stop - first].reshape(-1))
 
     def put(self, ids_U: Ids | slice, stored_UE: npt.NDArray[Any]) -> None:
         """Replace rows (distinct ids, or a stretch) of a matrix that is one tensor. Raises ArtifactError where the file was cut."""
@@ -127,11 +123,20 @@ class Matrix:
     def write(self, first: int, stored_UE: npt.NDArray[Any]) -> None:
         """Replace the rows from `first` on by plain writes, the counterpart of `read`. Raises OSError where the disk refuses."""
         stored_UB = np.ascontiguousarray(stored_UE, self.type).reshape(len(stored_UE), -1).view(np.uint8)
+        for file, offset, start, stop in self._places(first, len(stored_UB)):
+            file.write(offset, stored_UB[start - first : stop - first].reshape(-1))
+
+    def let_go(self, first: int, count: int) -> None:
+        """Have the kernel write rows that were written to the disk, and forget those that are there by now."""
+        for file, offset, start, stop in self._places(first, count):
+            file.let_go(offset, (stop - start) * self.row_bytes)
+
+    def _places(self, first: int, count: int) -> Iterator[tuple[MappedFile, int, int, int]]:
+        """(file, place in it, first row, one past the last) of each part of a stretch of rows."""
         for part in self._parts:
-            start, stop = max(first, part.first), min(first + len(stored_UB), part.first + len(part.bytes_RB))
+            start, stop = max(first, part.first), min(first + count, part.first + len(part.bytes_RB))
             if start < stop:
-                source = stored_UB[start - first : stop - first].reshape(-1)
-                part.file.write(part.offset + (start - part.first) * self.row_bytes, source)
+                yield part.file, part.offset + (start - part.first) * self.row_bytes, start, stop
 
     def flush(self) -> None:
         """Write changes through "r+" maps to the disk."""

@@ -26,6 +26,8 @@ from engram_cli.table.rows import Rows
 _THREADS = 2
 _AHEAD = 4  # blocks that are worked on or wait to be told of
 _NUMBERS = 1 << 19  # of a block: in f32 it stays in the cache of a core
+_LET_GO = 1 << 26  # bytes that the kernel is told to write and to forget at a time
+_WRITTEN = 4  # as many of those later it has written them
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
@@ -110,6 +112,25 @@ class _Rooms:
         self.free.append(room)
 
 
+class _Behind:
+    """Sees to it that what was written leaves memory soon after.
+
+    A table larger than memory would push out all else, and a virtual machine that needs ever more memory gets it from its host more
+    slowly than it writes (docs/benchmarks/2026-11-24_convert.md). Scales stay: they are read once more, for the file's digest.
+    """
+
+    def __init__(self, target: Rows, first: int) -> None:
+        self.numbers, self.edge = target.numbers, first
+        self.step = max(1, _LET_GO // target.numbers.row_bytes)
+
+    def reach(self, done: int) -> None:
+        """Rows up to `done` are written now."""
+        while self.edge + self.step <= done:
+            self.numbers.let_go(self.edge, self.step)
+            self.numbers.let_go(max(0, self.edge - _WRITTEN * self.step), self.step)
+            self.edge += self.step
+
+
 def largest_number(rows: Rows) -> Iterator[tuple[int, float]]:
     """The largest finite magnitude, block by block: (rows seen, of the block)."""
     from engram_cli.table import codes
@@ -135,7 +156,7 @@ def stream(source: Rows, target: Rows, error: RoundingError, first: int = 0) -> 
     """
     copied, exact = source.type is target.type, target.type.name == "f32"
     scale = target.scales if isinstance(target.scales, np.ndarray) else None
-    rooms = _Rooms(source, target)
+    rooms, behind = _Rooms(source, target), _Behind(target, first)
 
     def move(block: tuple[int, int]) -> tuple[int, npt.NDArray[Any], RoundingError, _Room]:
         room, found = rooms.take(block[1]), RoundingError()
@@ -152,6 +173,7 @@ def stream(source: Rows, target: Rows, error: RoundingError, first: int = 0) -> 
         error.add(more)
         yield done, numbers
         rooms.give_back(room)
+        behind.reach(done)
 
 
 def _blocks(rows: Rows, first: int) -> Iterator[tuple[int, int]]:

@@ -1,10 +1,12 @@
 """Rows that go from one place to another in blocks are those that one block of all would give."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from engram_cli.store.matrix import Matrix
 from engram_cli.table import convert as streaming
 from engram_cli.table.convert import RoundingError, largest_number, stream
 from engram_cli.table.row_types import ROW_TYPES
@@ -17,6 +19,7 @@ SCALE = np.array([0.01], np.float32)
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "_NUMBERS", 4 * DIM)
+    monkeypatch.setattr(streaming, "_LET_GO", 8 * DIM * 2)  # 8 rows of bf16
 
 
 def filled(path: Path, dtype: str) -> Rows:
@@ -49,3 +52,19 @@ def test_the_largest_number_is_found_in_any_block(tmp_path: Path) -> None:
     rows.put(np.array([ROWS - 1]), np.full((1, DIM), -42, np.float32))
     found = list(largest_number(rows))
     assert (found[-1][0], max(size for _, size in found)) == (ROWS, 42)
+
+
+def test_rows_that_were_written_are_let_go_and_again_once_they_are_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = filled(tmp_path / "before", "f32"), Rows.create(tmp_path / "after", ROWS, DIM, "bf16")
+    told: list[tuple[int, int, int]] = []
+    written = 0
+    monkeypatch.setattr(Matrix, "let_go", lambda _, first, count: told.append((first, count, written)))
+    for done, _ in stream(source, target, RoundingError()):
+        written = done
+    assert {count for _, count, _ in told} == {8}
+    assert all(first + count <= now for first, count, now in told)
+    times = Counter(first for first, _, _ in told)
+    assert list(times) == list(range(0, ROWS - 7, 8))
+    assert all(times[first] >= 2 for first in range(0, 64, 8))
