@@ -240,8 +240,7 @@ class _Filling:
         rows_PM = np.zeros((len(at_P), vectors_VM.shape[1]), np.float32)
         add_up(at_P, level.starts_C1, level.token_G, self.weight_G, vectors_VM, self.counted.vocab, at_P, rows_PM, rows_PM)
         p_PV = torch.from_numpy(self.counted.distributions(self.counted.shortened(at_P, self.number)))
-        start_PV = self._before(at_P) + torch.from_numpy(rows_PM) @ self.vectors_VM.T
-        rows_PM += fit_logits(start_PV, p_PV, self.coarse_VM).numpy()
+        rows_PM += fit_logits(self._logits(at_P, torch.from_numpy(rows_PM)), p_PV, self.coarse_VM).numpy()
         return rows_PM
 
     def write(self, head: int, vectors_VE: Floats, part: tuple[int, int]) -> None:
@@ -257,20 +256,19 @@ class _Filling:
         add_up(owner_R, *said, self.many, self.many_P, self.fitted_PM[:, numbers], rows_RE)
         self.rows.write_range(first, rows_RE)
 
-    def _before(self, context_P: Ids) -> Tensor:
-        """What the logits are for contexts before this order's rows are added: [P, V].
+    def _logits(self, context_P: Ids, rows_PM: Tensor) -> Tensor:
+        """What the logits are for contexts with these rows of this order: [P, V].
 
         The rows of shorter orders count as they were filled, so that what they fell short of is made up for; where the table has
         none, counts speak for them.
         """
         layer, windows_PN = self.layer, self.counted.windows(context_P, self.number)
         shortest = self.counted.shortened(context_P, self.number)[: layer.orders[0]]
-        before_PV = torch.from_numpy(self.counted.distributions(shortest)).log()
         shorter = slice(0, layer.heads_of(self.number).start)
         if shorter.stop:
-            values_PM = torch.from_numpy(self.rows.take(layer.row_ids(windows_PN, shorter)))
-            before_PV += values_PM.view(len(context_P), -1, self.vectors_VM.shape[1]).sum(1) @ self.vectors_VM.T
-        return before_PV
+            values_PHE = torch.from_numpy(self.rows.take(layer.row_ids(windows_PN, shorter)))
+            rows_PM = rows_PM + values_PHE.view(len(context_P), -1, rows_PM.shape[1]).sum(1)
+        return torch.addmm(torch.from_numpy(self.counted.distributions(shortest)).log(), rows_PM, self.vectors_VM.T)
 
 
 @contextmanager
