@@ -26,7 +26,6 @@ from engram_cli.table import weighing
 from engram_cli.table.row_types import BLOCK
 from engram_cli.table.rows import Rows
 from engram_cli.table.stored import StoredLayer, StoredTable
-from engram_cli.table.wide import SHORT
 
 _STRETCH = 1 << 20  # numbers that a thread reads at a time: they stay near its core
 _LOOK = 0.1  # seconds between two looks at how far the threads are
@@ -171,8 +170,6 @@ class _Balance:
             self.factors[255] = np.nan
         elif isinstance(rows.scales, np.ndarray):
             self.factors[:] = float(rows.scales[0]) ** 2
-        with np.errstate(over="ignore"):  # infinite squares are added up again, in f64
-            self.multipliers = (np.sqrt(self.factors) * SHORT).astype(np.float32)
 
     def weigh(self, first: int, count: int, weight: HeadWeight) -> None:
         """Read `count` rows and add them to `weight`."""
@@ -183,8 +180,7 @@ class _Balance:
         if self.in_place:
             sizes = self.unscaled if self.scales is None else weight.scales
             found = (weight.counts, weight.norms, weight.squares, sizes)
-            blocks, ways = rows.dim // BLOCK, (self.factors, self.multipliers)
-            weighing.weigh_e4m3(numbers_UB.reshape(-1), scales_UB.reshape(-1), blocks, *ways, *found)
+            weighing.weigh_e4m3(numbers_UB.reshape(-1), scales_UB.reshape(-1), rows.dim // BLOCK, self.factors, *found)
             return
         numbers_UE = numbers_UB.view(rows.numbers.type).reshape(count, rows.dim)
         scales_U = None if self.scales is None else scales_UB.view(self.scales.type).reshape(count)
