@@ -5,7 +5,8 @@
 e is what was looked up, r its sum over orders, U and b the token vectors and the bias that the rows were filled for
 (rows_from_counts.py). A sum of logits trusts the host everywhere; but where a text is unlike what it was trained on for some
 minutes, it is sure of the wrong thing, while the counts have seen far more. Mixed, a token costs at most -log w more than by what
-the rows say alone. U and b stay as they are: what rows mean does not change while the host learns.
+the rows say alone. U and b stay as they are: what rows mean does not change while the host learns. The host in turn learns as if it
+were alone, and only the gate from both together: by the mixture's own gradient a host learns little where the rows know the answer.
 Shapes: B batch, T tokens, V vocabulary, D width, C numbers of an order, M = orders * C.
 """
 
@@ -37,9 +38,11 @@ class Mixture(nn.Module):
         return self._score(hidden_BTD, memory_BTM).sigmoid()
 
     def losses(self, logits_BTV: Tensor, hidden_BTD: Tensor, memory_BTM: Tensor, targets_BT: Tensor) -> Tensor:
-        """-log p of the targets, [B, T], without the distributions in between."""
+        """-log p of the targets, [B, T], without the distributions in between; the host's gradient is that of it alone."""
         host_BT, own_BT = (-cross_entropy(part, targets_BT) for part in (logits_BTV, self._own_logits(memory_BTM)))
-        return -self._mix(host_BT, own_BT, self._score(hidden_BTD, memory_BTM).squeeze(-1))
+        score_BT = self._score(hidden_BTD.detach(), memory_BTM).squeeze(-1)
+        mixed_BT = self._mix(host_BT.detach(), own_BT, score_BT)
+        return -(mixed_BT + (host_BT - host_BT.detach()))
 
     @torch.no_grad()
     def _own_logits(self, memory_BTM: Tensor) -> Tensor:

@@ -84,6 +84,17 @@ def test_what_rows_mean_stays_while_the_gate_learns(host: Host) -> None:
     assert np.all(host.embedding.weight.grad.abs().sum(1).numpy() > 0)
 
 
+def test_the_host_learns_as_if_it_were_alone(host: Host) -> None:
+    tokens_BT, targets_BT, memory = inputs()
+    host.losses(tokens_BT, targets_BT, memory).mean().backward()
+    learnt = {name: parameter.grad.clone() for name, parameter in host.host_parameters() if parameter.grad is not None}
+    host.zero_grad()
+    logits_BTV = host.hidden(tokens_BT, memory) @ host.embedding.weight.T + host.bias
+    F.cross_entropy(logits_BTV.transpose(1, 2), targets_BT).backward()
+    for name, parameter in host.host_parameters():
+        torch.testing.assert_close(learnt[name], parameter.grad, rtol=1e-3, atol=1e-6)
+
+
 def test_it_belongs_to_the_memory(host: Host) -> None:
     assert not [name for name, _ in host.host_parameters() if "mixture" in name]
     assert "mixture.vectors" in host.stored()
