@@ -119,7 +119,7 @@ class Block(nn.Module):
 class Host(Carrier):
     """Decoder-only transformer with a Memory before the attention of some layers.
 
-    vocab: V; recipe: its sizes; mixture: through which rows at the output also speak for themselves, None where they do not.
+    vocab: V; recipe: its sizes; mixture: the memory at its output where rows speak for themselves there.
     """
 
     def __init__(
@@ -148,13 +148,13 @@ class Host(Carrier):
     ) -> Tensor:
         assert cache is None or isinstance(cache, Cache)
         hidden_BTD = self.hidden(tokens_BT, memory, cache)
-        logits_BTV = F.linear(hidden_BTD[:, -last:], self.embedding.weight, self.bias)
         if memory is None or self.mixture is None:
-            return logits_BTV
-        memory_BTM = memory[self.recipe.layers]
-        self.gates[MIXTURE] = self.mixture.gate(hidden_BTD, memory_BTM).detach()
-        mixed_BTV: Tensor = self.mixture(logits_BTV, hidden_BTD[:, -last:], memory_BTM[:, -last:])
-        return mixed_BTV
+            return F.linear(hidden_BTD[:, -last:], self.embedding.weight, self.bias)
+        logits_BTV = F.linear(hidden_BTD, self.embedding.weight, self.bias)  # of all: the gate hears how sure they are
+        mixed_BTV, gate_BT1 = self.mixture(logits_BTV, hidden_BTD, memory[self.recipe.layers])
+        self.gates[MIXTURE] = gate_BT1.detach()
+        last_BTV: Tensor = mixed_BTV[:, -last:]
+        return last_BTV
 
     def losses(self, tokens_BT: Tensor, targets_BT: Tensor, memory: Mapping[int, Tensor] | None = None) -> Tensor:
         if memory is None or self.mixture is None:
@@ -179,7 +179,7 @@ class Host(Carrier):
             cache.length = last
         normed_BTD: Tensor = self.final_norm(hidden_BTD)
         output = self.recipe.layers
-        if memory is not None and output in memory:
+        if memory is not None and output in memory and self.mixture is None:
             normed_BTD = normed_BTD + self.remember(output, normed_BTD, memory[output], cache)
         return normed_BTD
 
@@ -199,6 +199,8 @@ def initialise(host: Host, generator: torch.Generator) -> None:
     for layer in host.memory_layers:
         memory: Memory = host.memories[str(layer)]  # type: ignore[assignment]
         memory.initialise(generator)
+    if host.mixture is not None:
+        host.mixture.initialise(generator)
 
 
 def _attend(query_BKTC: Tensor, key_BKSC: Tensor, value_BKSC: Tensor, mask: Tensor | None, causal: bool) -> Tensor:

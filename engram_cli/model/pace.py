@@ -42,7 +42,7 @@ def measure_pace(ngrams: NGrams, recipe: Recipe, layout: Layout, device: torch.d
     training, _ = streams(ngrams, layout)
     batches = Batches(training, recipe.training.stretches, recipe.host.context, recipe.training.seed)
     with tempfile.TemporaryDirectory(prefix="engram-plan-") as directory:
-        start = Start(ngrams.vocab, layout, Path(directory), vectors=None)
+        start = Start(ngrams.vocab, layout, Path(directory))
         for layer in layout.layers:
             Rows.create(start.directory / rows_file(layer.layer), layer.rows, recipe.rows.dim, recipe.rows.dtype)
         trainer = start.trainer(batches, recipe, device, "mmap")

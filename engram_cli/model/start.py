@@ -34,7 +34,7 @@ from engram_cli.store.tensors import map_tensor, read_tensor_specs, reserve, wri
 from engram_cli.table.layout import Layout
 from engram_cli.table.rows import Rows, rows_file
 
-_VECTORS = "vectors"  # where token vectors are kept
+_VECTORS = ("vectors", "pairs")  # where token vectors are kept
 _RANDOM_SCALE = 0.02  # of rows with init = "random"
 
 
@@ -46,14 +46,16 @@ def streams(ngrams: NGrams, layout: Layout | None) -> tuple[Windowed, Windowed]:
 
 @dataclass(frozen=True)
 class Start:
-    """Where training starts from: the layout and its filled rows on disk (None for plain), and the corpus's token vectors
-    (None where nothing starts from statistics); host: a foreign one that gets the memory, None for ours. One start serves several
-    trainers: none of them changes it."""
+    """Where training starts from: the layout and its filled rows on disk (None for plain), and the corpus's token vectors: those
+    that rows name tokens by, and those of adjacent pairs, which are the same unless order 1 was learnt (None where nothing starts
+    from statistics); host: a foreign one that gets the memory, None for ours. One start serves several trainers: none of them
+    changes it."""
 
     vocab: int
     layout: Layout | None
     directory: Path
-    vectors: TokenVectors | None
+    vectors: TokenVectors | None = None
+    pairs: TokenVectors | None = None
     host: HostDirectory | None = None
 
     @classmethod
@@ -71,13 +73,14 @@ class Start:
     ) -> "Start":
         """Initialise rows by `recipe.rows.init` in `directory`; with `fill` false they lie there already."""
         layers = layout.layers if layout else ()
-        vectors, counted = None, None
+        vectors, pairs, counted = None, None, None
         if recipe.rows.init == "counts" and layout and not fill:
-            vectors = _kept_vectors(directory)
+            vectors, pairs = (_kept_vectors(directory, name) for name in _VECTORS)
         elif recipe.rows.init == "counts":
-            vectors, counted = _count(training, vocab, recipe, layout, host)
+            vectors, pairs, counted = _count(training, vocab, recipe, layout, host)
             if layout:
-                _keep_vectors(directory, vectors)
+                for name, made in zip(_VECTORS, (vectors, pairs), strict=True):
+                    _keep(directory, name, {part: tensor.numpy() for part, tensor in vars(made).items() if tensor is not None})
         for number, layer in enumerate(layers):
             progress.advance(number, len(layers), "layers")
             if fill:
@@ -88,7 +91,7 @@ class Start:
                 if counted and vectors:
                     _keep(directory, _left_out(layer.layer), fill_rows(layer, rows, counted, vectors.vectors_VC))
             progress.advance(number + 1, len(layers), "layers")
-        return cls(vocab, layout, directory, vectors, host)
+        return cls(vocab, layout, directory, vectors, pairs, host)
 
     def trainer(self, batches: Batches, recipe: Recipe, device: torch.device, where: str = "ram") -> Trainer:
         """A new trainer: host initialised by the recipe's seed, rows opened `where` they shall live."""
@@ -112,31 +115,31 @@ class Start:
             return foreign
         ours = make_host(recipe, self.vocab, self.layout)
         initialise(ours, generator)
-        if self.vectors is not None:
-            initialise_host(ours, self.vectors)
+        if self.vectors is not None and self.pairs is not None:
+            initialise_host(ours, self.vectors, self.pairs)
         return ours
 
 
 def _count(
     training: Windowed, vocab: int, recipe: Recipe, layout: Layout | None, host: HostDirectory | None
-) -> tuple[TokenVectors, Counted | None]:
-    """Token vectors, and what rows are filled from (None without rows).
+) -> tuple[TokenVectors, TokenVectors, Counted | None]:
+    """Token vectors, as in `Start`, and what rows are filled from (None without rows).
 
     A table of order 1 learns both from it. A foreign host's vectors are what they are, and a large vocabulary would take minutes:
     then rows of order 1 make do with the vectors from adjacent pairs.
     """
     size, seed = recipe.hash.heads * recipe.rows.dim, recipe.training.seed
     if host is None:
-        vectors = token_vectors(training.stream.tokens_T, vocab, size, recipe.host.width, seed)
+        pairs = token_vectors(training.stream.tokens_T, vocab, size, recipe.host.width, seed)
     else:
-        vectors = output_vectors(host.output_VD, training.stream.tokens_T, size, seed)
+        pairs = output_vectors(host.output_VD, training.stream.tokens_T, size, seed)
     if layout is None:
-        return vectors, None
+        return pairs, pairs, None
     counted = Counted(training, layout.max_order, vocab)
-    if host is None and 1 in recipe.hash.orders and vocab <= LARGEST_VOCAB:
-        order_one = counted.learn(vectors.vectors_VC, seed)
-        vectors = replace(vectors, vectors_VC=order_one.vectors_VM, bias_V=order_one.bias_V)
-    return vectors, counted
+    if host is not None or 1 not in recipe.hash.orders or vocab > LARGEST_VOCAB:
+        return pairs, pairs, counted
+    order_one = counted.learn(pairs.vectors_VC, seed)
+    return replace(pairs, vectors_VC=order_one.vectors_VM, bias_V=order_one.bias_V), pairs, counted
 
 
 def _keep(directory: Path, name: str, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -162,12 +165,8 @@ def _left_out(layer: int) -> str:
     return f"left-out-{layer:02}"
 
 
-def _keep_vectors(directory: Path, vectors: TokenVectors) -> None:
-    _keep(directory, _VECTORS, {name: tensor.numpy() for name, tensor in vars(vectors).items() if tensor is not None})
-
-
-def _kept_vectors(directory: Path) -> TokenVectors:
-    return TokenVectors(**{name: torch.from_numpy(np.array(tensor)) for name, tensor in _kept(directory, _VECTORS).items()})
+def _kept_vectors(directory: Path, name: str) -> TokenVectors:
+    return TokenVectors(**{part: torch.from_numpy(np.array(tensor)) for part, tensor in _kept(directory, name).items()})
 
 
 def _randomise(rows: Rows, seed: int) -> None:

@@ -81,23 +81,26 @@ def _right_singular_vectors(matrix_VV: Tensor, count: int, generator: torch.Gene
     return directions_VC
 
 
-def initialise_host(host: Host, vectors: TokenVectors) -> None:
-    """Put the host into the rows' coordinates: embedding = token vectors, bias = bias_V, and W_V of each memory such that,
-    half open, it adds to the logits what the rows of all orders say.
+def initialise_host(host: Host, vectors: TokenVectors, pairs: TokenVectors) -> None:
+    """Put the host where statistics let it begin. vectors: through which rows name tokens; pairs: those of adjacent tokens.
 
+    A host whose layers hear rows begins in their coordinates: embedding = their vectors, bias = bias_V, and W_V of each memory such
+    that, half open, it adds to the logits what the rows of all orders say. One that does not begins as a plain one would.
     Directions of the width that the vectors do not reach keep their random start.
     """
-    reached = min(vectors.to_width_DC.shape)
+    begin = vectors if host.memory_layers else pairs
+    reached = min(begin.to_width_DC.shape)
     with torch.no_grad():
-        embedding_VD = vectors.vectors_VC @ vectors.to_width_DC.T * EMBEDDING_SCALE
+        embedding_VD = begin.vectors_VC @ begin.to_width_DC.T * EMBEDDING_SCALE
         host.embedding.weight[:, :reached] = embedding_VD[:, :reached]
-        if vectors.bias_V is not None:
-            host.bias.copy_(vectors.bias_V)
+        if begin.bias_V is not None:
+            host.bias.copy_(begin.bias_V)
         if host.recipe.layers in host.memory_layers:
             host.final_norm.weight.fill_(_QUIET)
         if host.mixture is not None:
+            assert vectors.bias_V is not None
             host.mixture.vectors.copy_(vectors.vectors_VC)
-            host.mixture.bias.copy_(host.bias)
+            host.mixture.bias.copy_(vectors.bias_V)
         for memory in host.memories.values():
             read_rows(memory, vectors, 1 / EMBEDDING_SCALE)
 

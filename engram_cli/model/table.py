@@ -51,17 +51,19 @@ def pick_device(name: str) -> torch.device:
 
 
 def make_memories(recipe: Recipe, width: int, layout: Layout | None) -> dict[int, Memory]:
-    """An uninitialised memory for every layer of `layout` (None: no layer), for a host of `width`."""
+    """An uninitialised memory for every layer of `layout` (None: no layer), for a host of `width`; not where a mixture is."""
+    mixed = {recipe.host.layers} if recipe.mixes else set()
     return {
         layer.layer: Memory(
             width, layer.heads * recipe.rows.dim, recipe.memory, dilation=layer.max_order, branches=recipe.host.branches
         )
         for layer in (layout.layers if layout else ())
+        if layer.layer not in mixed
     }
 
 
 def make_host(recipe: Recipe, vocab: int, layout: Layout | None) -> Host:
-    """An uninitialised host of ours with a memory at every layer of `layout` (None: plain)."""
+    """An uninitialised host of ours with a memory, or a mixture, at every layer of `layout` (None: plain)."""
     mixture = None
     if layout and recipe.mixes:
         mixture = Mixture(vocab, recipe.hash.heads * recipe.rows.dim, len(recipe.hash.orders), recipe.host.width)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from engram_cli.errors import RecipeError
 from engram_cli.model.host import Host, initialise
-from engram_cli.model.memory import Memory
 from engram_cli.model.mixture import Mixture
 from engram_cli.recipe import HostRecipe, parse_recipe
 
@@ -20,8 +19,7 @@ VOCAB, NUMBERS, ORDERS, OUTPUT = 17, 5, 2, RECIPE.layers
 def host() -> Host:
     """With random weights in every part of its mixture."""
     generator = torch.Generator().manual_seed(0)
-    memories = {OUTPUT: Memory(RECIPE.width, ORDERS * NUMBERS)}
-    made = Host(VOCAB, RECIPE, memories, Mixture(VOCAB, NUMBERS, ORDERS, RECIPE.width))
+    made = Host(VOCAB, RECIPE, None, Mixture(VOCAB, NUMBERS, ORDERS, RECIPE.width))
     initialise(made, generator)
     assert made.mixture is not None
     for parameter in made.mixture.parameters():
@@ -39,17 +37,26 @@ def test_both_sides_are_weighed(host: Host) -> None:
     tokens_BT, _, memory = inputs()
     mixture = host.mixture
     assert mixture is not None
-    hidden_BTD = host.hidden(tokens_BT, memory)
-    weight_BT1 = torch.sigmoid(mixture.hidden_gate(hidden_BTD) + mixture.memory_gate(memory[OUTPUT]))
+    hidden_BTD = host.hidden(tokens_BT)
     row_BTC = memory[OUTPUT][..., :NUMBERS] + memory[OUTPUT][..., NUMBERS:]
     own_BTV = torch.softmax(row_BTC @ mixture.vectors.T + mixture.bias, -1)
     says_BTV = torch.softmax(hidden_BTD @ host.embedding.weight.T + host.bias, -1)
+    sure_BT2 = torch.stack([says_BTV.amax(-1), own_BTV.amax(-1)], -1).log()
+    heard = torch.cat([hidden_BTD, memory[OUTPUT], sure_BT2], -1)
+    weight_BT1 = torch.sigmoid(mixture.gate_out(F.silu(mixture.gate_in(heard))))
     wanted_BTV = (1 - weight_BT1) * says_BTV + weight_BT1 * own_BTV
     torch.testing.assert_close(host(tokens_BT, memory).exp(), wanted_BTV)
-    assert host.gated == (OUTPUT, "mixture")
+    assert host.gated == ("mixture",)
     torch.testing.assert_close(host.gates["mixture"], weight_BT1)
     host(tokens_BT, memory, last=1)
     torch.testing.assert_close(host.gates["mixture"], weight_BT1)  # of all positions, whatever is asked of the last
+
+
+def test_at_first_both_sides_weigh_the_same(host: Host) -> None:
+    tokens_BT, _, memory = inputs()
+    initialise(host, torch.Generator().manual_seed(0))
+    host(tokens_BT, memory)
+    torch.testing.assert_close(host.gates["mixture"], torch.full((2, 20, 1), 0.5))
 
 
 def test_losses_are_those_of_the_distribution(host: Host) -> None:
@@ -77,11 +84,21 @@ def test_what_rows_mean_stays_while_the_gate_learns(host: Host) -> None:
     assert learns == {
         "vectors": False,
         "bias": False,
-        "hidden_gate.weight": True,
-        "hidden_gate.bias": True,
-        "memory_gate.weight": True,
+        "gate_in.weight": True,
+        "gate_in.bias": True,
+        "gate_out.weight": True,
+        "gate_out.bias": True,
     }
     assert np.all(host.embedding.weight.grad.abs().sum(1).numpy() > 0)
+
+
+def test_rows_learn_from_the_mixture_where_they_are_trained(host: Host) -> None:
+    tokens_BT, targets_BT, memory = inputs()
+    initialise(host, torch.Generator().manual_seed(0))  # a gate that hears nothing yet
+    memory[OUTPUT].requires_grad_()
+    host.losses(tokens_BT, targets_BT, memory).mean().backward()
+    mixed = F.nll_loss(host(tokens_BT, memory).transpose(1, 2), targets_BT)
+    torch.testing.assert_close(memory[OUTPUT].grad, torch.autograd.grad(mixed, memory[OUTPUT])[0])
 
 
 def test_the_host_learns_as_if_it_were_alone(host: Host) -> None:
@@ -89,7 +106,7 @@ def test_the_host_learns_as_if_it_were_alone(host: Host) -> None:
     host.losses(tokens_BT, targets_BT, memory).mean().backward()
     learnt = {name: parameter.grad.clone() for name, parameter in host.host_parameters() if parameter.grad is not None}
     host.zero_grad()
-    logits_BTV = host.hidden(tokens_BT, memory) @ host.embedding.weight.T + host.bias
+    logits_BTV = host.hidden(tokens_BT) @ host.embedding.weight.T + host.bias
     F.cross_entropy(logits_BTV.transpose(1, 2), targets_BT).backward()
     for name, parameter in host.host_parameters():
         torch.testing.assert_close(learnt[name], parameter.grad, rtol=1e-3, atol=1e-6)

@@ -1,5 +1,6 @@
 """Token vectors, and a host that starts in their coordinates."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from engram_cli.model.host import Host, initialise
 from engram_cli.model.memory import Memory
+from engram_cli.model.mixture import Mixture
 from engram_cli.model.statistics import EMBEDDING_SCALE, initialise_host, token_vectors
 from engram_cli.recipe import HostRecipe
 from tests.strategies import MAX_ID
@@ -88,7 +90,7 @@ def test_the_host_starts_where_rows_and_embedding_agree(width: int) -> None:
     host = Host(VOCAB, HostRecipe(width, 2, 1, 8, 8), {layer: Memory(width, orders * HEADS * DIM) for layer in (0, 2)})
     initialise(host, torch.Generator().manual_seed(0))
     before_VD = host.embedding.weight.detach().clone()
-    initialise_host(host, vectors)
+    initialise_host(host, vectors, vectors)
     reached = min(width, HEADS * DIM)
     embedding_VD = host.embedding.weight.detach()
     expected_VD = EMBEDDING_SCALE * vectors.vectors_VC @ vectors.to_width_DC.T
@@ -101,3 +103,17 @@ def test_the_host_starts_where_rows_and_embedding_agree(width: int) -> None:
             looked_up_VM[:, order] = vectors.vectors_VC
             value_VD = host.memories[str(layer)].value(looked_up_VM.flatten(1)).detach()
             torch.testing.assert_close(0.5 * value_VD, expected_VD / EMBEDDING_SCALE**2, rtol=1e-4, atol=1e-4)
+
+
+def test_a_host_beside_rows_that_speak_for_themselves_begins_as_a_plain_one() -> None:
+    pairs = token_vectors(random_tokens(VOCAB), VOCAB, HEADS * DIM, 8, seed=0)
+    learnt = replace(pairs, vectors_VC=pairs.vectors_VC.flip(0), bias_V=pairs.bias_V.flip(0))  # type: ignore[union-attr]
+    hosts = [Host(VOCAB, HostRecipe(8, 2, 1, 8, 8), None, mixture) for mixture in (Mixture(VOCAB, HEADS * DIM, 2, 8), None)]
+    for host in hosts:
+        initialise(host, torch.Generator().manual_seed(0))
+        initialise_host(host, learnt, pairs)
+    for (name, beside), (_, plain) in zip(hosts[0].host_parameters(), hosts[1].host_parameters(), strict=True):
+        assert torch.equal(beside, plain), name
+    assert hosts[0].mixture is not None
+    assert torch.equal(hosts[0].mixture.vectors, learnt.vectors_VC)
+    assert torch.equal(hosts[0].mixture.bias, learnt.bias_V)

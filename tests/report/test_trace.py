@@ -52,10 +52,11 @@ def test_the_mixtures_gate_is_there_where_rows_speak_for_themselves(tmp_path: Pa
     mixing = RECIPE.replace("layers = [0, 2]", "layers = [3]") + "[memory]\nmixture = true\n"
     session = Session(open_table(write_table(tmp_path / "mixing", mixing), "cpu"), Sampling(max_tokens=4))
     mixture = session.table.host.mixture
-    torch.nn.init.constant_(mixture.hidden_gate.bias, -math.log(3))  # type: ignore[union-attr, arg-type]
+    torch.nn.init.zeros_(mixture.gate_out.weight)  # type: ignore[union-attr, arg-type]
+    torch.nn.init.constant_(mixture.gate_out.bias, -math.log(3))  # type: ignore[union-attr, arg-type]
     turn(session, "The capital of")
     report = trace(session)
-    assert report.tables["lookups"].column_names[-3:] == ["gate_3", "gate_mixture", "next"]
+    assert report.tables["lookups"].column_names[-3:] == ["3-gram", "gate_mixture", "next"]
     assert report.tables["lookups"]["gate_mixture"].to_pylist() == pytest.approx([0.25] * report.tables["lookups"].num_rows)
     assert report.facts["mean gate of the mixture"] == Measure(pytest.approx(0.25), "share")
     assert "the rest is the host's" in report.notes[0]
