@@ -109,8 +109,8 @@ class MemoryRecipe:
 
     signed_sqrt: the demo's square root on the gate's score; convolution: the short one over what the gates let through, none, or
     starting from zero (the paper) or random weights (the demo); biases: of keys and value (the demo has them, DeepSeek-V4.1 not);
-    norm_eps: added to the mean square by the norms of the gate (the demo: 1.1920929e-07); mixture: rows at the host's output that
-    are from counts also speak for themselves (model/mixture.py). Its branches are the host's.
+    norm_eps: added to the mean square by the norms of the gate (the demo: 1.1920929e-07); mixture: in place of this module, rows at
+    the host's output that are from counts speak for themselves (model/mixture.py). Its branches are the host's.
     """
 
     signed_sqrt: bool = True
