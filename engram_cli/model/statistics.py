@@ -4,8 +4,8 @@ Every token gets a vector that stands for it *as something that comes next*: pos
 tokens, truncated SVD (Levy and Goldberg 2014). They are made as unlike each other as their number allows, since a row names
 its tokens by them (rows_from_counts.py): of equal length, centred by frequency, with the same variance in every direction, and
 turned by a random orthogonal matrix, so that each head holds an even share.
-The host starts in the same coordinates: its (tied) embedding is the token vectors, its bias how many others tokens follow, and W_V
-of a memory adds the rows of all orders up.
+The host starts in such coordinates: its (tied) embedding is token vectors, its bias how many others tokens follow, and W_V of a
+memory adds the rows of all orders up.
 Shapes: V vocabulary, C = heads of an order * numbers of a row, D width.
 """
 
@@ -28,10 +28,10 @@ _FAINT = 0.1  # gain of the host's side of a memory's gates, so that all start a
 
 @dataclass(frozen=True)
 class TokenVectors:
-    """vectors_VC: f32, of length sqrt(C), by which a row names tokens; to_width_DC: from there to the host's coordinates (the
-    strongest directions first), so that its output embedding, centred, times this is vectors_VC; bias_V: what logits begin with
-    (None: a foreign host has its own), of vectors from pairs log of the share of distinct ones in which a token is the second,
-    as with Kneser-Ney."""
+    """vectors_VC: f32, those from pairs of length sqrt(C), by which a row names tokens; to_width_DC: from there to the host's
+    coordinates (the strongest directions first), so that its output embedding, centred, times this is vectors_VC; bias_V: what
+    logits begin with (None: a foreign host has its own), of vectors from pairs log of the share of distinct ones in which a token
+    is the second, as with Kneser-Ney."""
 
     vectors_VC: Tensor
     to_width_DC: Tensor
