@@ -7,6 +7,10 @@ from typing import NamedTuple, overload
 
 import pyarrow as pa
 
+from engram_cli.errors import CorpusError
+
+_MOST = (1 << 31) - 1  # bytes of all names, which documents.arrow holds in one array
+
 
 class Source(NamedTuple):
     """One input.
@@ -34,7 +38,10 @@ class Source(NamedTuple):
 
 
 class Files(Sequence[Source]):
-    """Sources, each made when it is asked for; those that come only once are kept as they are."""
+    """Sources, each made when it is asked for; those that come only once are kept as they are.
+
+    Raises CorpusError where the names of all of them are longer than an artifact can hold.
+    """
 
     def __init__(self, sources: Iterable[Source] = ()) -> None:
         self.paths, self.ends = bytearray(), array("Q")
@@ -48,6 +55,11 @@ class Files(Sequence[Source]):
     def append(self, source: Source) -> None:
         if isinstance(source.path, str) and not source.once:
             self.paths += os.fsencode(source.path)
+            if len(self.paths) > _MOST:
+                raise CorpusError(
+                    f"the names of all files take at most {_MOST:,} bytes together, but {source.name} is beyond that; extract a part of "
+                    "the folders first, and each of the others with --add-to"
+                )
         else:
             self.once[len(self)] = source
         kind = source.format, source.codec

@@ -16,7 +16,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engram_cli.corpus import budget, sources
+from engram_cli.corpus import budget, files, sources
 from engram_cli.corpus import reader as reading
 from engram_cli.corpus.budget import Budget
 from engram_cli.corpus.reader import Document, Reader, pieces
@@ -98,6 +98,17 @@ def test_millions_of_files_are_known_in_little_more_than_their_names(tmp_path: P
     assert taken < 50 + 1.2 * len(f"{tmp_path}/00000.txt")
     assert found.sources[7].path == f"{tmp_path}/00007.txt"
     assert found.sources.names.to_pylist() == [source.name for source in found.sources]
+
+
+def test_more_names_than_an_artifact_holds_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_text("text")
+    size = len(os.fsencode(tmp_path / "a.txt"))
+    monkeypatch.setattr(files, "_MOST", 3 * size)
+    assert len(find_sources([tmp_path]).sources) == 3
+    monkeypatch.setattr(files, "_MOST", 3 * size - 1)
+    with pytest.raises(CorpusError, match=rf"at most {3 * size - 1:,} bytes together, but .*/c\.txt is beyond that; .* --add-to"):
+        find_sources([tmp_path])
 
 
 def test_a_name_that_is_no_utf8_is_shown_as_text(tmp_path: Path) -> None:
