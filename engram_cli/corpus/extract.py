@@ -24,6 +24,7 @@ from engram_cli.corpus.cascade import Tally
 from engram_cli.corpus.checkpoint import FILE as PROGRESS
 from engram_cli.corpus.checkpoint import Checkpoint
 from engram_cli.corpus.cutting import may_cut
+from engram_cli.corpus.disk import expected, spill_folder
 from engram_cli.corpus.duplicates import seen_in
 from engram_cli.corpus.engine import open_engine
 from engram_cli.corpus.reader import Reader
@@ -45,8 +46,6 @@ from engram_cli.store.schema import ngrams_schema
 Sources = Files | tuple[ReadySource, ...]
 _WORTH_KEEPING = 1 << 24  # tokens: encoding them again takes a quarter of a minute
 _BOTH = 1 << 29  # bytes of room with which to compile while text is encoded
-_UNPACKED = 4  # bytes of text in one of a compressed file
-_PER_TOKEN = 3.5  # bytes of text
 
 
 def extract(
@@ -78,6 +77,7 @@ def extract(
     wanted.check()
     corpus = _find(paths, wanted, progress)
     given = None if wanted.tokenizer is None else load_tokenizer(wanted.tokenizer)  # before anything is written
+    folder = spill_folder(tmp)
     if threads:
         os.environ["RAYON_NUM_THREADS"] = str(threads)  # the tokenizers library reads it when it first encodes
     partial = partial_path(final)
@@ -89,7 +89,7 @@ def extract(
             open_engine(engine, address, threads) as used,
             write_artifact(out, "ngrams", force=force, keep_partial=True) as draft,
         ):
-            means = Means(used, (memory or free_memory() // 2) // used.processes, None if tmp is None else Path(tmp).absolute())
+            means = Means(used, (memory or free_memory() // 2) // used.processes, folder)
             _extract(corpus, given, wanted, means, draft, progress)
     except BaseException as error:
         _keep_or_remove(partial, error, resumed, progress)
@@ -150,7 +150,9 @@ def _extract(
         if budget.room < _BOTH:
             wait(compiling)  # one after the other: both together were above 512 MiB
             release_memory()
-        stages.next(f"encoding ({_expected_disk(corpus, settings)})")
+        disk = expected(corpus, settings.orders)
+        stages.next(f"encoding ({disk})")
+        disk.warn(draft.path, progress)
         tokens.watch = lambda documents: budget.watch(documents, engine.least_memory(documents, packing))
         reader = _read(corpus, settings, vocabulary, means, budget, tokens, progress)
         release_memory()
@@ -221,14 +223,6 @@ def _read(
     return ready_reader
 
 
-def _expected_disk(corpus: Sources, settings: Settings) -> str:
-    """What the artifact and the spilled runs will take, roughly, in words."""
-    text = sum(source.bytes * (_UNPACKED if getattr(source, "codec", None) else 1) for source in corpus)
-    tokens = text / (_PER_TOKEN if isinstance(corpus, Files) else 2)
-    grams = tokens * sum(share for _, share in zip(range(settings.orders), (0.001, 0.1, 0.4, 0.6, 0.7, 0.75), strict=False))
-    return f"about {format_bytes(2 * tokens + 16 * grams)} of disk needed, {format_bytes(3 * tokens)} of --tmp if memory is short"
-
-
 def _tokenizer(corpus: Sources, settings: Settings, memory: int, work: Path, stages: Stages) -> tuple[Path, int | None]:
     """The tokenizer.json that was given, or one that is trained (or was, before it was killed); then with the bytes of its text."""
     if settings.train_vocab is None:
@@ -257,9 +251,10 @@ def _tell_what_is_missing(reader: Reader | ReadyReader, tokens: TokenFiles, held
     if reader.blank:
         progress.warn(f"blank documents were passed over: {reader.blank:,}")
     if held_out and not held:
+        split = "split text files with --document-separator" if isinstance(reader, Reader) else "end documents with the end token"
         progress.warn(
             f"no document is held out: none of {training:,} fell into --held-out {held_out}, so nothing can be evaluated; "
-            "raise it, or split text files with --document-separator"
+            f"raise it, or {split}"
         )
 
 

@@ -33,7 +33,14 @@ from engram_cli.store.resources import need_disk
 from engram_cli.store.stream import ColumnFile, ColumnReader
 
 _BLOCK = 1 << 20  # tokens copied at once
-_SAME = ("token_map_digest", "pad", "end", "bits", "orders", "held_out")
+_SAME = {  # fact -> what it is called
+    "token_map_digest": "the token map (--no-canonical)",
+    "pad": "the pad token (--pad-token)",
+    "end": "the end token",
+    "bits": "the bits of an id",
+    "orders": "--orders",
+    "held_out": "--held-out",
+}
 _SUMS = ("documents", "tokens", "bytes", "held_out_documents", "held_out_tokens", "held_out_bytes")
 
 
@@ -126,10 +133,10 @@ def _check(first: NGrams, second: NGrams) -> None:
             f"{second.artifact.path} {other}; extract one of them again with the tokenizer.json of the other"
         )
     facts, others = first.artifact.manifest.facts, second.artifact.manifest.facts
-    for key in _SAME:
+    for key, name in _SAME.items():
         if facts.get(key) != others.get(key):
             raise ArtifactError(
-                f"artifacts that are added up were made alike, but {key} is {facts.get(key)} in {first.artifact.path} and "
+                f"artifacts that are added up were made alike, but {name} is {facts.get(key)} in {first.artifact.path} and "
                 f"{others.get(key)} in {second.artifact.path}; extract one of them again"
             )
     for ngrams in (first, second):

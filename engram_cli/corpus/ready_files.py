@@ -135,12 +135,15 @@ def _megatron(path: Path) -> Documents:
     size = path.stat().st_size if path.is_file() else None
     total = int(ends_S[-1]) if sequences else 0
     ascending = bool((np.diff(bounds_D, prepend=0) >= 0).all()) and (not documents or int(bounds_D[-1]) <= sequences)
-    if size != total * dtype.itemsize or not np.array_equal(pointers_S, (ends_S - lengths_S) * dtype.itemsize) or not ascending:
-        found = "is missing" if size is None else f"has {size:,}"
-        raise CorpusError(
-            f"a Megatron .idx and its .bin agree, but {index} tells of {total * dtype.itemsize:,} bytes laid end to end, and "
-            f"{path.name} {found}; fetch both again"
-        )
+    tells = ""
+    if size != total * dtype.itemsize:
+        tells = f"{total * dtype.itemsize:,} bytes, and {path.name} {'is missing' if size is None else f'has {size:,}'}"
+    elif not np.array_equal(pointers_S, (ends_S - lengths_S) * dtype.itemsize):
+        tells = "sequences that do not lie end to end"
+    elif not ascending:
+        tells = f"documents that are not made of its {sequences:,} sequences in their order"
+    if tells:
+        raise CorpusError(f"a Megatron .idx and its .bin agree, but {index} tells of {tells}; fetch both again")
     tokens_S = np.append(0, ends_S)
     cuts_D = np.unique(np.concatenate([[0], tokens_S[bounds_D], [total]]))
     return Documents(reader(path, dtype, 0), np.diff(cuts_D))

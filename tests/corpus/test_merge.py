@@ -100,9 +100,9 @@ def test_only_what_was_made_alike_is_added(made: Callable[..., Path], tmp_path: 
     one = made("one")
     for settings, message in (
         ({"tokenizer": other}, "one tokenizer, but .* has the digest [0-9a-f]{32} and .* [0-9a-f]{32}"),
-        ({"orders": 2}, "orders is"),
-        ({"canonical": False}, "token_map_digest is"),
-        ({"held_out": 0.1}, "held_out is 0.2 in"),
+        ({"orders": 2}, r"--orders is \[1, 2, 3\] in"),
+        ({"canonical": False}, r"the token map \(--no-canonical\) is"),
+        ({"held_out": 0.1}, "--held-out is 0.2 in"),
         ({"min_count": 2}, "pruned by --min-count 2"),
     ):
         with pytest.raises(ArtifactError, match=message):

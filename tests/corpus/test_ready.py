@@ -188,8 +188,18 @@ def test_what_is_refused(
         read(sorted(tmp_path.iterdir()), tokenizer, **options)
 
 
-@pytest.mark.parametrize("damage", ["magic", "size", "short", "missing", "bounds"])
-def test_an_index_and_its_file_must_agree(damage: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("magic", "but .*idx is not"),
+        ("size", r"tells of 12 bytes, and a\.bin has 8"),
+        ("short", "idx is cut short"),
+        ("missing", r"tells of 12 bytes, and a\.bin is missing"),
+        ("pointers", "sequences that do not lie end to end"),
+        ("bounds", "documents that are not made of its 3 sequences"),
+    ],
+)
+def test_an_index_and_its_file_must_agree(damage: str, message: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
     path = write_megatron(tmp_path / "a.bin", [[1, 2], [3]])
     index = path.with_suffix(".idx")
     data = bytearray(index.read_bytes())
@@ -197,12 +207,14 @@ def test_an_index_and_its_file_must_agree(damage: str, tokenizer: Tokenizer, tmp
         data[0] = 0
     elif damage == "bounds":
         data[-1] = 9
+    elif damage == "pointers":
+        data[34 + 3 * 4] = 9
     index.write_bytes(data[:-30] if damage == "short" else data)
     if damage == "size":
         path.write_bytes(path.read_bytes()[:-4])
     if damage == "missing":
         path.unlink()
-    with pytest.raises(CorpusError, match=r"but .*idx"):
+    with pytest.raises(CorpusError, match=message):
         read([index], tokenizer)
 
 
