@@ -1,8 +1,5 @@
 """Recipes: `tables/*.toml` -> frozen dataclasses. Every check on a setting is here, with the way out in its message.
 
-    recipe = load_recipe("tables/demo.toml")
-    recipe.hash.orders      (2, 3)
-
 Unknown keys are refused with the nearest known one; missing keys take the defaults written below.
 """
 
@@ -93,8 +90,7 @@ class RowsRecipe:
         _rule(1 <= self.dim <= 4096, "rows.dim", "from 1 to 4096", self.dim)
         _rule(self.dtype in ROW_TYPES, "rows.dtype", f"one of {', '.join(ROW_TYPES)}", self.dtype)
         _rule(self.init in INITS, "rows.init", f"one of {', '.join(INITS)}", self.init)
-        whole_blocks = self.dtype != "fp8-block" or self.dim % BLOCK == 0
-        _rule(whole_blocks, "rows.dim", f"a multiple of {BLOCK} in fp8-block", self.dim)
+        _rule(self.dtype != "fp8-block" or self.dim % BLOCK == 0, "rows.dim", f"a multiple of {BLOCK} in fp8-block", self.dim)
 
     @property
     def row_bytes(self) -> int:
@@ -209,8 +205,8 @@ class TrainingRecipe:
         _rule(self.learning_rate > 0, "training.learning_rate", "above 0", self.learning_rate)
         _rule(self.weight_decay >= 0, "training.weight_decay", "0 or more", self.weight_decay)
         _rule(self.row_learning_rate >= 0, "training.row_learning_rate", "0 or more", self.row_learning_rate)
-        known = self.row_optimizer in ROW_OPTIMIZERS
-        _rule(known, "training.row_optimizer", f"one of {', '.join(ROW_OPTIMIZERS)}", self.row_optimizer)
+        known = ", ".join(ROW_OPTIMIZERS)
+        _rule(self.row_optimizer in ROW_OPTIMIZERS, "training.row_optimizer", f"one of {known}", self.row_optimizer)
         _rule(self.minutes > 0, "training.minutes", "above 0", self.minutes)
         _rule(0 <= self.seed < _SEEDS, "training.seed", "from 0 to 2^63 - 1", self.seed)
 
@@ -259,8 +255,14 @@ class Recipe:
                 f"the one host that is made here is {OUR_HOST}, but the recipe is for {self.host.name}; "
                 "give its directory to engram build with --host"
             )
-        trained = self.rows.dtype in BUILT_TYPES
-        _rule(trained, "rows.dtype", f"one of {', '.join(BUILT_TYPES)}, the types that are trained here", self.rows.dtype)
+        known = ", ".join(BUILT_TYPES)
+        _rule(self.rows.dtype in BUILT_TYPES, "rows.dtype", f"one of {known}, the types that are trained here", self.rows.dtype)
+
+    def starting_from(self, init: str) -> "Recipe":
+        """The recipe with rows that start as `init`: those that are not from counts say nothing until they are trained."""
+        rate = self.training.row_learning_rate or (0.0 if init == "counts" else TrainingRecipe.row_learning_rate)
+        rows, training = dataclasses.replace(self.rows, init=init), dataclasses.replace(self.training, row_learning_rate=rate)
+        return dataclasses.replace(self, rows=rows, training=training)
 
     def to_toml(self) -> str:
         """The recipe as TOML with every default written out: what an artifact records, and what `parse_recipe` reads back."""
@@ -316,8 +318,7 @@ def _section(kind: type[Any], document: Mapping[str, Any], prefix: str) -> Any:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"did you mean `{prefix}{near[0]}`?" if near else f"known are {', '.join(known)}"
             raise RecipeError(f"a recipe has only known keys, but `{prefix}{key}` is not one; {hint}")
-        hint_type = hints[key]
-        if dataclasses.is_dataclass(hint_type):
+        if dataclasses.is_dataclass(hint_type := hints[key]):
             if not isinstance(value, dict):
                 raise RecipeError(f"`{prefix}{key}` is a section, but it is {value!r}; write [{key}] and its keys below")
             values[key] = _section(hint_type, value, f"{prefix}{key}.")  # type: ignore[arg-type]
@@ -329,8 +330,7 @@ def _section(kind: type[Any], document: Mapping[str, Any], prefix: str) -> Any:
 def _value(kind: Any, value: Any, key: str) -> Any:
     """`value` as `kind`: a float takes whole numbers too, a tuple takes one number too; nothing else is converted."""
     if get_origin(kind) is tuple:
-        element = get_args(kind)[0]
-        return tuple(_value(element, item, key) for item in (value if isinstance(value, list) else [value]))
+        return tuple(_value(get_args(kind)[0], item, key) for item in (value if isinstance(value, list) else [value]))
     if kind is float and type(value) is int and abs(value) < 1 << 1000:
         return float(value)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):

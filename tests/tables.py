@@ -31,6 +31,8 @@ heads = 2
 feed_forward = 32
 context = 32
 """
+# whose rows at the output make a distribution of their own
+SPEAKING = RECIPE.replace("layers = [0, 2]", "layers = [0, 3]") + "[memory]\nmixture = true\n"
 TEXTS = (
     "The capital of France is Paris, and the river Seine flows through the city.",
     "The capital of Italy is Rome; the capital of Spain is Madrid.\n\nCafé crème, naïve façade, 東京 and Ελλάδα 🙂.",
@@ -45,7 +47,10 @@ def write_table(out: Path, recipe_text: str = RECIPE, *, texts: tuple[str, ...] 
     raw_pad, end = find_pad(tokenizer), find_end(tokenizer)
     layout = plan_layout(recipe.hash, folded.canonical_vocab, int(folded.canonical_V[raw_pad]))
     host = make_host(recipe, len(folded.canonical_V), layout)
-    initialise(host, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    initialise(host, generator)
+    for parameter in host.mixture.parameters() if host.mixture else ():  # which would weigh both sides the same
+        parameter.data.normal_(generator=generator)
     random = np.random.default_rng(seed)
     with write_artifact(out, "table") as draft:
         for layer in layout.layers:

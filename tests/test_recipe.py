@@ -29,6 +29,16 @@ def test_every_key_can_be_set() -> None:
     assert recipe.training.minutes == 1.0  # a whole number is a number
 
 
+@pytest.mark.parametrize(("init", "rate"), [("counts", 0.0), ("random", 0.02), ("zero", 0.02)])
+def test_rows_that_say_nothing_are_trained(init: str, rate: float) -> None:
+    assert BUILT_IN.training.row_learning_rate == 0
+    started = BUILT_IN.starting_from(init)
+    assert (started.rows.init, started.training.row_learning_rate) == (init, rate)
+    assert replace(started, rows=BUILT_IN.rows, training=BUILT_IN.training) == BUILT_IN
+    kept = replace(BUILT_IN, training=TrainingRecipe(row_learning_rate=0.5)).starting_from(init)
+    assert kept.training.row_learning_rate == 0.5
+
+
 RECIPES = st.builds(
     Recipe,
     name=st.text(max_size=10),

@@ -12,7 +12,7 @@ from engram_cli.corpus.artifact import NGrams, Stream
 from engram_cli.model.data import Batches, HeldOut, Windowed
 from engram_cli.model.start import Start, streams
 from engram_cli.model.train import Trainer
-from engram_cli.recipe import HashRecipe, HostRecipe, Recipe, RowsRecipe, TrainingRecipe
+from engram_cli.recipe import HashRecipe, HostRecipe, MemoryRecipe, Recipe, RowsRecipe, TrainingRecipe
 from engram_cli.table.layout import LayerLayout, Layout, plan_layout
 from tests.strategies import laid_end_to_end
 
@@ -22,6 +22,12 @@ TINY = Recipe(
     rows=RowsRecipe(dim=4),
     host=HostRecipe(width=16, layers=2, heads=2, feed_forward=32, context=16),
     training=TrainingRecipe(batch=4, learning_rate=5e-3, row_learning_rate=0.05),
+)
+SPEAKING = replace(  # like tables/demo.toml: ids alone too, whose rows are learnt, and rows that speak for themselves at the output
+    TINY,
+    hash=replace(TINY.hash, orders=(1, 2, 3)),
+    memory=MemoryRecipe(signed_sqrt=False, mixture=True),
+    host=replace(TINY.host, layers=1),
 )
 PAD = 2  # canonical, of streams made by hand
 

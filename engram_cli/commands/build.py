@@ -15,7 +15,10 @@ def command(
     out: Out,
     recipe: Recipe = None,
     init: Annotated[
-        str | None, typer.Option("--init", metavar="counts|random|zero", help="How rows start, instead of the recipe's rows.init.")
+        str | None,
+        typer.Option(
+            "--init", metavar="counts|random|zero", help="How rows start, not as rows.init says; random and zero ones are trained."
+        ),
     ] = None,
     minutes: Minutes = None,
     tokens: Tokens = None,

@@ -50,7 +50,7 @@ def read_recipe(
     built_in = recipes.BUILT_IN if host is None else recipes.Recipe()
     recipe = built_in if path is None else recipes.load_recipe(path)
     if init is not None:
-        recipe = replace(recipe, rows=replace(recipe.rows, init=init))
+        recipe = recipe.starting_from(init)
     if seed is not None:
         recipe = replace(recipe, training=replace(recipe.training, seed=seed))
     if parts is not None:

@@ -18,7 +18,7 @@ def command(
         str | None, typer.Option("--shares", metavar="S,S...", help="Of the parameters in rows, such as 0,0.25,0.5.")
     ] = None,
     parameters: Annotated[
-        int | None, typer.Option("--parameters", min=1, metavar="N", help="In all, for --shares [default: twice the host's].")
+        int | None, typer.Option("--parameters", min=1, metavar="N", help="In all, for --shares [default: twice host and memory].")
     ] = None,
     out: ReportOut = None,
     minutes: Minutes = None,

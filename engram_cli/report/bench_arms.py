@@ -24,7 +24,7 @@ from engram_cli.errors import RecipeError
 from engram_cli.model.build import count_parameters
 from engram_cli.model.host_directory import HostDirectory
 from engram_cli.model.table import make_host
-from engram_cli.recipe import Recipe, TrainingRecipe
+from engram_cli.recipe import Recipe
 from engram_cli.table.layout import Layout
 
 COUNTS, WIDE = "counts", "plain-wide"
@@ -43,11 +43,9 @@ class Arm:
     unasked: bool = True
 
     def of(self, recipe: Recipe) -> Recipe:
-        """The recipe of this arm. Random rows that were not trained would say nothing, so that they are in any case."""
-        training = replace(recipe.training, parts=self.parts or recipe.training.parts)
-        if self.init == "random" and not training.row_learning_rate:
-            training = replace(training, row_learning_rate=TrainingRecipe.row_learning_rate)
-        return replace(recipe, rows=replace(recipe.rows, init=self.init or recipe.rows.init), training=training)
+        """The recipe of this arm."""
+        started = recipe if self.init is None else recipe.starting_from(self.init)
+        return replace(started, training=replace(started.training, parts=self.parts or recipe.training.parts))
 
 
 OURS: Mapping[str, Arm] = {

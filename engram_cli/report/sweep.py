@@ -62,8 +62,8 @@ def sweep(
 ) -> tuple[Report, bool]:
     """Train a point for each of `rows` (of the whole table), from counts and random, and for each of `shares`; plain once.
 
-    shares: of `parameters` in all (None: twice plain's), 0 to below 1. Returns the report, and whether every point is in it: Ctrl-C
-    ends with those that are finished.
+    shares: of `parameters` in all (None: twice those of host and memory), 0 to below 1. Returns the report, and whether every point
+    is in it: Ctrl-C ends with those that are finished.
     Raises RecipeError for rows or shares that give no table or no host, ResourceError where the largest does not fit, TrainingError
     where there is too little text or a point's minutes are used up before its first step.
     """
@@ -114,11 +114,12 @@ def _by_rows(ngrams: NGrams, recipe: Recipe, rows: Sequence[int], seeds: int) ->
 
 def _by_share(ngrams: NGrams, recipe: Recipe, shares: Sequence[float], parameters: int | None, seeds: int) -> Iterator[_Point]:
     """Every share of one total: the widest host that leaves the rows their share, and as many rows as are left then."""
-    total = 2 * _weights(recipe, ngrams.vocab, None) if parameters is None else parameters
+    whole = layout_for(recipe.hash, ngrams)
+    total = 2 * _weights(recipe, ngrams.vocab, whole) if parameters is None else parameters
     for share in sorted(set(shares)):
         if not 0 <= share < 1:
             raise RecipeError(f"--shares are from 0 to below 1, but one is {share:g}; leave it out")
-        layout = layout_for(recipe.hash, ngrams) if share else None
+        layout = whole if share else None
         widened = _widest(recipe, ngrams.vocab, layout, int((1 - share) * total), share)
         if share:
             left = total - _weights(widened, ngrams.vocab, layout)
@@ -129,14 +130,18 @@ def _by_share(ngrams: NGrams, recipe: Recipe, shares: Sequence[float], parameter
 
 
 def _started(recipe: Recipe, init: str, seed: int) -> Recipe:
-    training = dataclasses.replace(recipe.training, seed=seed)
-    return dataclasses.replace(recipe, rows=dataclasses.replace(recipe.rows, init=init), training=training)
+    started = recipe.starting_from(init)
+    return dataclasses.replace(started, training=dataclasses.replace(started.training, seed=seed))
 
 
 def _sized(recipe: Recipe, rows: int) -> Recipe:
-    """The recipe with so many rows in the whole table, dealt to the orders as its own are. Raises RecipeError for too few."""
+    """The recipe with so many rows in the whole table, dealt to the orders as its own are; only single ids, which are few, keep the
+    rows that they have up to half of all. Raises RecipeError for too few."""
     sizes, copies = recipe.hash.sizes, recipe.hash.heads * len(recipe.hash.layers)
-    size = tuple(rows * size // (sum(sizes) * copies) for size in sizes)
+    single = sizes[:1] if recipe.hash.orders[0] == 1 and len(sizes) > 1 else ()
+    kept = tuple(min(size, rows // (2 * copies)) for size in single)
+    left, longer = rows // copies - sum(kept), sizes[len(single) :]
+    size = kept + tuple(left * size // sum(longer) for size in longer)
     if min(size) < 2:
         raise RecipeError(
             f"a head has at least 2 rows, but {rows:,} rows over {len(sizes)} orders and {copies} heads of each leave {min(size)}; "

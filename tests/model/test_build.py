@@ -37,7 +37,7 @@ from engram_cli.table.layout import Layout
 from engram_cli.table.rows import Rows
 from tests.corpora import write_ngrams
 from tests.tables import whole
-from tests.training import TINY, layout_of, start_of, tiny, trainer_of
+from tests.training import SPEAKING, TINY, layout_of, start_of, tiny, trainer_of
 
 BUDGET = Budget(tokens=64 * 12)  # steps of 64 tokens
 FILES = {
@@ -134,10 +134,13 @@ def assert_same_table(one: Artifact, other: Artifact) -> None:
 
 
 # a table --------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("init", "dtype"), [("counts", "f32"), ("counts", "bf16"), ("random", "f16"), ("zero", "f32")])
-def test_a_reopened_table_is_the_trained_one_bit_for_bit(ngrams: NGrams, built: Built, init: str, dtype: str) -> None:
+RECIPES = (tiny("counts", "f32"), tiny("counts", "bf16"), tiny("random", "f16"), tiny("zero", "f32"), SPEAKING)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=["counts", "bf16", "random", "zero", "mixture"])
+def test_a_reopened_table_is_the_trained_one_bit_for_bit(ngrams: NGrams, built: Built, recipe: Recipe) -> None:
     with keep_trainers() as kept:
-        artifact = built(tiny(init, dtype))
+        artifact = built(recipe)
     table, trainer = open_table(artifact.path, "cpu"), kept[0]
     batch = trainer.batches[3]
     tokens_BT = torch.from_numpy(batch.tokens_BT)
@@ -151,7 +154,7 @@ def test_a_reopened_table_is_the_trained_one_bit_for_bit(ngrams: NGrams, built: 
         assert torch.equal(table.host(tokens_BT), without)
     assert not torch.equal(logits, without)
     assert all(np.array_equal(whole(rows), trainer.rows[layer].take(np.arange(rows.count))) for layer, rows in table.rows.items())
-    assert {rows.type.name for rows in table.rows.values()} == {dtype}
+    assert {rows.type.name for rows in table.rows.values()} == {recipe.rows.dtype}
     held_out = HeldOut(streams(ngrams, table.layout)[1], TINY.host.context, 1 << 18)
     loss = float(token_losses(table.host, table.rows, table.layout.layers, held_out).mean())
     assert artifact.manifest.facts["held_out_loss"] == round(loss, 6)
@@ -291,6 +294,14 @@ def test_a_kill_loses_only_what_came_after_the_checkpoint(
 
     assert_same_table(built(resume=True, progress=Resumed()), uninterrupted)
     assert [done for done, unit in seen if unit == "tokens"] == [64 * step for step in range(7, 13)]
+
+
+def test_a_killed_run_of_speaking_rows_ends_like_any_other(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = built(SPEAKING, out="whole")
+    monkeypatch.setattr(module, "_CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(Killed):
+        built(SPEAKING, progress=StopAt(Killed(), tokens=64 * 7))
+    assert_same_table(built(SPEAKING, resume=True), whole)
 
 
 @pytest.mark.parametrize("where", ["measuring", "writing", "digesting", "renaming"])

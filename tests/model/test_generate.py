@@ -14,15 +14,18 @@ from torch import Tensor
 from engram_cli.errors import ArtifactError, ChatError
 from engram_cli.model.generate import Decoder, Sampling, decode_speed, generate, sample
 from engram_cli.model.table import Table, open_table
-from tests.tables import RECIPE, write_table
+from tests.tables import RECIPE, SPEAKING, write_table
 
 CONTEXT = 32  # of the tiny table
 GREEDY = Sampling(temperature=0, repetition_penalty=1)
 
 
-@pytest.fixture(scope="module", params=["", '[memory]\nconvolution = "random"\nbiases = true'], ids=["plain gate", "all parts"])
+ALL_PARTS = RECIPE + '[memory]\nconvolution = "random"\nbiases = true'
+
+
+@pytest.fixture(scope="module", params=[RECIPE, ALL_PARTS, SPEAKING], ids=["plain gate", "all parts", "mixture"])
 def table(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Table:
-    return open_table(write_table(tmp_path_factory.mktemp("tables") / "tiny", RECIPE + request.param), "cpu")
+    return open_table(write_table(tmp_path_factory.mktemp("tables") / "tiny", request.param), "cpu")
 
 
 def chunks(most: int) -> st.SearchStrategy[list[list[int]]]:
@@ -142,7 +145,7 @@ def test_gates_are_those_of_a_full_pass(table: Table) -> None:
         decoder.extend(part)
         decoder.logits()
     full_logits(table, decoder.ids)
-    assert list(decoder.gates) == [0, 2]
+    assert list(decoder.gates) == list(table.host.gated)
     for layer, gates in decoder.gates.items():
         assert gates == pytest.approx(table.host.gates[layer][0, :, 0].tolist(), abs=1e-5)
     decoder.memory = False

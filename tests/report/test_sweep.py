@@ -43,6 +43,14 @@ def test_every_size_is_run_from_counts_and_random(report: Report) -> None:
         assert record["spread"] >= 0
 
 
+def test_ids_alone_keep_their_rows_up_to_half_of_all() -> None:
+    recipe = replace(SMALL, hash=replace(SMALL.hash, orders=(1, 2, 3), heads=2, size=(100, 200, 600)))
+    assert sweeping._sized(recipe, 8200).hash.sizes == (100, 1000, 3000)
+    assert sweeping._sized(recipe, 320).hash.sizes == (80, 20, 60)
+    alone = replace(recipe, hash=replace(recipe.hash, orders=(1,), size=(100,)))
+    assert sweeping._sized(alone, 320).hash.sizes == (160,)
+
+
 def test_every_share_has_the_same_parameters(report: Report) -> None:
     records = report.tables["shares"].to_pylist()
     assert [record["share"] for record in records] == pytest.approx([0, 0.3, 0.6], abs=0.02)
