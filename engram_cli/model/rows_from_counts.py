@@ -25,7 +25,6 @@ Shapes: T tokens, V vocabulary, H heads, E numbers per row, M numbers of an orde
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -41,6 +40,7 @@ from engram_cli.model.logit_fit import fit_logits
 from engram_cli.model.order_one import OrderOne, learn_order_one
 from engram_cli.model.precision import computes_bfloat16
 from engram_cli.model.ratio_kernels import add_up, claim, interpolate, log_ratios, own_weights, solve
+from engram_cli.model.threads import single_threads
 from engram_cli.store.resources import need_memory
 from engram_cli.table.layout import LayerLayout
 from engram_cli.table.rows import Rows
@@ -89,7 +89,7 @@ class Counted:
 
     def learn(self, vectors_VM: Tensor, seed: int) -> OrderOne:
         """Learn order 1, beginning with these vectors, and from now on go by what is learnt."""
-        with _single_threads() as pool:
+        with single_threads() as pool:
             self.order_one = learn_order_one(self.levels[1], self.frequency_V, vectors_VM, seed, pool)
         self.frequency_V = self.order_one.frequency_V
         return self.order_one
@@ -155,7 +155,7 @@ def fill_rows(layer: LayerLayout, rows: Rows, counted: Counted, vectors_VM: Tens
     most = max(len(level.gram_G) for level in counted.levels)
     need_memory(_FILLING * most, f"filling rows from {most:,} grams", _LESS)
     left_out: dict[str, npt.NDArray[np.generic]] = {f"gram-{n}": level.gram_G for n, level in enumerate(counted.levels)}
-    with _single_threads() as pool:
+    with single_threads() as pool:
         for number, order in counted.orders(pool):
             if number < layer.orders[0]:
                 continue
@@ -269,19 +269,6 @@ class _Filling:
             values_PHE = torch.from_numpy(self.rows.take(layer.row_ids(windows_PN, shorter)))
             rows_PM = rows_PM + values_PHE.view(len(context_P), -1, rows_PM.shape[1]).sum(1)
         return torch.addmm(torch.from_numpy(self.counted.distributions(shortest)).log(), rows_PM, self.vectors_VM.T)
-
-
-@contextmanager
-def _single_threads() -> Iterator[ThreadPoolExecutor]:
-    """As many threads as torch has, each of which computes alone: two cores share out what one product is cut into badly, worse
-    still where others want them, and bytes do not depend on how many there are."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)
 
 
 class LeftOut:

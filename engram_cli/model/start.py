@@ -26,6 +26,7 @@ from engram_cli.model.row_store import open_store
 from engram_cli.model.rows_from_counts import Counted, LeftOut, fill_rows
 from engram_cli.model.statistics import TokenVectors, initialise_host, token_vectors
 from engram_cli.model.table import make_foreign_host, make_host
+from engram_cli.model.threads import single_threads
 from engram_cli.model.train import Trainer
 from engram_cli.progress import SILENT, ProgressLike
 from engram_cli.recipe import Recipe
@@ -128,18 +129,22 @@ def _count(
     A table of order 1 learns both from it. A foreign host's vectors are what they are, and a large vocabulary would take minutes:
     then rows of order 1 make do with the vectors from adjacent pairs.
     """
-    size, seed = recipe.hash.heads * recipe.rows.dim, recipe.training.seed
-    if host is None:
-        pairs = token_vectors(training.stream.tokens_T, vocab, size, recipe.host.width, seed)
-    else:
-        pairs = output_vectors(host.output_VD, training.stream.tokens_T, size, seed)
-    if layout is None:
-        return pairs, pairs, None
-    counted = Counted(training, layout.max_order, vocab)
-    if host is not None or 1 not in recipe.hash.orders or vocab > LARGEST_VOCAB:
+    with single_threads() as pool:
+        making = pool.submit(_pairs, training, vocab, recipe, host)
+        counted = Counted(training, layout.max_order, vocab) if layout else None
+        pairs = making.result()
+    if counted is None or host is not None or 1 not in recipe.hash.orders or vocab > LARGEST_VOCAB:
         return pairs, pairs, counted
-    order_one = counted.learn(pairs.vectors_VC, seed)
+    order_one = counted.learn(pairs.vectors_VC, recipe.training.seed)
     return replace(pairs, vectors_VC=order_one.vectors_VM, bias_V=order_one.bias_V), pairs, counted
+
+
+def _pairs(training: Windowed, vocab: int, recipe: Recipe, host: HostDirectory | None) -> TokenVectors:
+    """Token vectors from what a foreign host says, or from adjacent pairs."""
+    tokens_T, size, seed = training.stream.tokens_T, recipe.hash.heads * recipe.rows.dim, recipe.training.seed
+    if host is not None:
+        return output_vectors(host.output_VD, tokens_T, size, seed)
+    return token_vectors(tokens_T, vocab, size, recipe.host.width, seed)
 
 
 def _keep(directory: Path, name: str, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
