@@ -21,6 +21,9 @@ def command(
         typer.Option("--ngrams", metavar="NGRAMS", help="Measure the loss before and after on the held-out text of these n-grams."),
     ] = None,
     max_loss: MaxLoss = None,
+    host: Annotated[
+        Path | None, typer.Option("--host", metavar="PATH", help="For the loss, where the table's foreign host is now.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     force: Force = False,
     quiet: Quiet = False,
@@ -47,5 +50,16 @@ def command(
 
     text = None if ngrams is None else open_ngrams(ngrams)
     with progress(quiet) as shown:
-        report = convert(table, to, out, dtype=dtype, ngrams=text, max_loss=max_loss, resume=resume, force=force, progress=shown)
+        report = convert(
+            table,
+            to,
+            out,
+            dtype=dtype,
+            ngrams=text,
+            max_loss=max_loss,
+            host=host,
+            resume=resume,
+            force=force,
+            progress=shown,
+        )
     show(report, as_json=as_json)

@@ -54,6 +54,7 @@ def convert(
     dtype: str | None = None,
     ngrams: NGrams | None = None,
     max_loss: float | None = None,
+    host: str | Path | None = None,
     resume: bool = False,
     force: bool = False,
     progress: ProgressLike = SILENT,
@@ -61,12 +62,16 @@ def convert(
     """Write the table at `path` (an artifact or a checkpoint) in the layout `form` with rows of the type `dtype` at `out`.
 
     form: "engram", "deepseek-v4.1" or "qwen-ple"; dtype: a name of ROW_TYPES, None to leave rows as they are; ngrams: on whose
-    held-out text the loss is measured before and after; max_loss: by how many nats a token it may rise.
+    held-out text the loss is measured before and after; max_loss: by how many nats a token it may rise; host: where a foreign one
+    that is measured with lies (None: where it was).
     Raises ArtifactError where the layout cannot tell what the table is, where `out` exists (without `force`) or an unfinished run
     lies there (without `resume` or `force`), ResourceError where the disk is too small, LossError where the loss rises too much.
     """
-    if max_loss is not None and ngrams is None:
-        raise ArtifactError("--max-loss is about the loss on held-out text; name the n-gram artifact that holds it with --ngrams")
+    for option, given in (("--max-loss", max_loss), ("--host", host)):
+        if given is not None and ngrams is None:
+            raise ArtifactError(
+                f"{option} is about the loss on held-out text; name the n-gram artifact that holds it with --ngrams"
+            )
     if form not in TARGETS:
         raise ArtifactError(f"a table is converted to {', '.join(TARGETS)}, but --to is {form}; choose one")
     source_path, final = Path(path).absolute(), Path(out).absolute()
@@ -82,7 +87,7 @@ def convert(
         raise ArtifactError(f"--resume needs an unfinished run, but {partial_path(final)} has none; run without --resume")
     source = open_source(Path(path))
     plan = plan_conversion(source, form, dtype)
-    measure = open_measure(source, ngrams, max_loss) if ngrams is not None else None
+    measure = open_measure(source, ngrams, max_loss, host) if ngrams is not None else None
     state = _State(plan, source, journal)
     if resume:
         state.read()

@@ -47,8 +47,11 @@ class Measure:
         return Losses(before, after, self.ngrams.artifact.path, own, facts if own else {})
 
 
-def open_measure(source: Source, ngrams: NGrams, max_loss: float | None) -> Measure:
-    """Raises ArtifactError where the table has no host, or another tokenizer than the n-grams."""
+def open_measure(source: Source, ngrams: NGrams, max_loss: float | None, host: str | Path | None = None) -> Measure:
+    """host: where a foreign host lies, None for where it was.
+
+    Raises ArtifactError where the table has no host, or another tokenizer than the n-grams; HostError as `open_table` does.
+    """
     from engram_cli.model.data import Windowed  # torch takes two seconds and 200 MiB: only who measures a loss pays
     from engram_cli.model.quantise import LossGate, measured_text
     from engram_cli.model.table import HOST_FILE, open_table
@@ -56,7 +59,7 @@ def open_measure(source: Source, ngrams: NGrams, max_loss: float | None) -> Meas
     path = source.stored.path
     if source.stored.form != "engram" or HOST_FILE not in source.files:
         raise ArtifactError(f"a loss is that of a host with its table, but {path} has no host; leave out --ngrams and --max-loss")
-    table = open_table(path, "cpu")
+    table = open_table(path, "cpu", host)
     if table.tokenizer.get_vocab() != ngrams.tokenizer.get_vocab():
         raise ArtifactError(
             f"the host of {path} reads other tokens than {ngrams.artifact.path} holds: their tokenizers differ; give n-grams that "

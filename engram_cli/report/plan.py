@@ -29,6 +29,7 @@ from engram_cli.table.layout import plan_layout
 _ALIKE = 0.01  # of purity: a difference not worth rounding for
 _UNUSED = 0.9  # of a budget; less than that is told
 AS_IT_IS = "recipe"  # the plan that is the recipe given
+_GRAM_BYTES = 244  # of memory for a token of text while rows are filled, where each ends grams of its own (rows_from_counts.py)
 _BUDGETS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # that the advised plan is shown at
 _COMMENTS = {
     "hash.orders": "n of the n-grams that are looked up",
@@ -38,6 +39,8 @@ _COMMENTS = {
     "rows.dim": "numbers in a row",
     "rows.dtype": "how they are stored",
     "rows.init": "where rows start from; counts: what follows each gram in the corpus",
+    "memory.mixture": "whether rows at the output speak for themselves, beside the host",
+    "training.row_learning_rate": "0 leaves rows as they were filled",
     "training.batch": "stretches of host.context tokens that are computed at once",
 }
 
@@ -266,5 +269,15 @@ def _notes(
         yield f"the table takes {format_bytes(costs.disk)} of disk, but {format_bytes(disk)} are free here"
     if memory is not None and ngrams is not None and max(ngrams.orders) < max(form.longest for form in _FORMS.values()):
         yield f"longer grams than {max(ngrams.orders)} were not counted and so not weighed; extract --orders 4 counts them"
-    if any(plan.pace for plan in plans.values()) and costs.filling:
-        yield "filling rows from counts comes on top of training: one pass over the text for each order"
+    if ngrams is None or not costs.filling:
+        return
+    grams = format_bytes(_GRAM_BYTES * ngrams.artifact.manifest.facts["tokens"])
+    yield (
+        f"filling rows from counts takes up to {grams} of memory for the grams besides, and time on top of training: 11 s for 2.4 "
+        "million tokens, 26 s for 20.8 million on two cores (docs/benchmarks/2026-11-28_bench)"
+    )
+    if memory is not None and ngrams.canonical_vocab < ngrams.vocab:
+        yield (
+            "ids are folded here; as they are (extract --no-canonical) they had 0.04 to 0.1 nats less loss with rows from counts "
+            "(docs/log.md)"
+        )

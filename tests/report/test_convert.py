@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 from engram_cli.corpus.artifact import NGrams
 from engram_cli.corpus.canonical import token_map
 from engram_cli.corpus.tokenizer import load_tokenizer
-from engram_cli.errors import ArtifactError, LossError, ResourceError
+from engram_cli.errors import ArtifactError, HostError, LossError, ResourceError
 from engram_cli.model.build import build
+from engram_cli.model.host_directory import open_host
 from engram_cli.model.table import open_table
 from engram_cli.model.train import Budget, token_losses
 from engram_cli.progress import Amounts, Silent
+from engram_cli.recipe import HostRecipe
 from engram_cli.report import convert as converting
 from engram_cli.report.convert import convert
 from engram_cli.report.diff import diff, differs
@@ -26,6 +29,7 @@ from engram_cli.table import convert as streaming
 from engram_cli.table.formats import open_stored_table
 from engram_cli.table.row_types import ROW_TYPES
 from tests.checkpoints import fill, write_deepseek, write_demo, write_qwen
+from tests.hosts import write_host
 from tests.tables import RECIPE, whole, write_table
 from tests.training import TINY, held_out_of
 
@@ -259,11 +263,26 @@ def test_a_table_that_got_worse_than_allowed_is_not_written(built: Path, ngrams:
     convert(built, "engram", tmp_path / "out", dtype="bf16", ngrams=ngrams, max_loss=1)
 
 
+def test_a_foreign_host_that_moved_is_measured_with_where_it_is_now(ngrams: NGrams, tmp_path: Path) -> None:
+    recipe = replace(TINY, host=HostRecipe(context=16), hash=replace(TINY.hash, layers=(1,)))
+    host = write_host(tmp_path / "host", ngrams.artifact.file("tokenizer.json"))
+    table = build(ngrams, recipe, tmp_path / "table", Budget(tokens=64), host=open_host(host)).path
+    moved = host.rename(tmp_path / "moved")
+    with pytest.raises(HostError, match="say with --host where it is now"):
+        convert(table, "engram", tmp_path / "out", dtype="bf16", ngrams=ngrams)
+    report = convert(table, "engram", tmp_path / "out", dtype="bf16", ngrams=ngrams, host=moved)
+    assert report.facts["held-out loss before"].value == pytest.approx(  # type: ignore[union-attr]
+        open_artifact(table).manifest.facts["held_out_loss"], abs=1e-6
+    )
+
+
 def test_a_loss_without_text_or_host_is_refused(
     built: Path, ngrams: NGrams, raw_ngrams: NGrams, deepseek: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ArtifactError, match="name the n-gram artifact that holds it with --ngrams"):
         convert(built, "engram", tmp_path / "out", dtype="bf16", max_loss=1)
+    with pytest.raises(ArtifactError, match="--host is about the loss on held-out text"):
+        convert(built, "engram", tmp_path / "out", dtype="bf16", host=tmp_path)
     with pytest.raises(ArtifactError, match="has no host; leave out --ngrams"):
         convert(deepseek, "engram", tmp_path / "out", ngrams=ngrams)
     with pytest.raises(ArtifactError, match="their tokenizers differ"):

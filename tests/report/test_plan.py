@@ -114,6 +114,16 @@ def test_a_recipe_that_is_larger_than_the_machine_is_told_of(ngrams: NGrams, mon
     assert "of disk, but 1000 B are free here" in notes
 
 
+def test_what_filling_takes_and_what_raw_ids_gain_is_told(ngrams: NGrams, raw_ngrams: NGrams) -> None:
+    folded, raw = (" ".join(plan(counted, memory=2 * MIB, measure=False).report.notes) for counted in (ngrams, raw_ngrams))
+    assert "extract --no-canonical" in folded
+    assert "extract --no-canonical" not in raw
+    for notes in (folded, raw):
+        assert "of memory for the grams besides, and time on top of training" in notes
+    random = replace(SMALL, rows=replace(SMALL.rows, init="random"))
+    assert "filling" not in " ".join(plan(ngrams, recipe=random, measure=False).report.notes)
+
+
 def test_the_recipe_written_is_the_plan(ngrams: NGrams, tmp_path: Path) -> None:
     found = plan(ngrams, recipe=SMALL, memory=MIB, measure=False)
     for name, recipe in found.recipes.items():
