@@ -39,8 +39,10 @@ class Disk:
 
 def expected(corpus: Files | Sequence[ReadySource], orders: int) -> Disk:
     """What orders 1 to `orders` of a corpus take, roughly."""
-    size = sum(source.bytes * (_UNPACKED if getattr(source, "codec", None) else 1) for source in corpus)
-    tokens = size / (_TEXT if isinstance(corpus, Files) else _READY)
+    if isinstance(corpus, Files):
+        tokens = (corpus.bytes + (_UNPACKED - 1) * corpus.packed_bytes) / _TEXT
+    else:
+        tokens = sum(source.bytes for source in corpus) / _READY
     return Disk(_TOKEN * tokens + _GRAM * tokens * sum(_GRAMS[:orders]), _RUN * tokens)
 
 

@@ -110,12 +110,16 @@ def _keep_or_remove(partial: Path, error: BaseException, resumed: bool, progress
 
 def _find(paths: Sequence[str | Path], settings: Settings, progress: ProgressLike) -> Sources:
     ready = find_ready(paths, settings.token_dtype, settings.token_field)
-    if ready:
+    if ready.sources:
         if settings.train_vocab is not None:
             raise RecipeError(
                 "ready tokens come with the tokenizer that made them, but --train-tokenizer is given; give --tokenizer"
             )
-        return ready
+        if ready.passed_over:
+            progress.warn(
+                f"files without tokens were passed over: {ready.passed_over:,}; extract text apart and join the two with engram merge"
+            )
+        return ready.sources
     found = find_sources(paths, "jsonl" if settings.text_field else "text")
     if found.passed_over:
         progress.warn(f"files with other extensions were passed over: {found.passed_over:,}; name files to read them as text")
@@ -171,6 +175,8 @@ def _extract(
 
 def _identity(corpus: Sources) -> str:
     """What tells a corpus from others, and from itself after a change: the digest of names, sizes and times."""
+    if isinstance(corpus, Files):
+        return corpus.identity
     state = xxhash.xxh3_128()
     for source in corpus:
         state.update(os.fsencode(f"{source.name}\0{source.bytes}\0{source.changed}\0"))

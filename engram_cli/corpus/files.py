@@ -5,7 +5,9 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, overload
 
+import numpy as np
 import pyarrow as pa
+import xxhash
 
 from engram_cli.errors import CorpusError
 
@@ -62,10 +64,7 @@ class Files(Sequence[Source]):
                 )
         else:
             self.once[len(self)] = source
-        kind = source.format, source.codec
-        if kind not in self.kinds:
-            self.kinds.append(kind)
-        self.kind.append(self.kinds.index(kind))
+        self.kind.append(self._kind(source))
         self.ends.append(len(self.paths))
         self.sizes.append(source.bytes)
         self.changes.append(source.changed)
@@ -73,7 +72,14 @@ class Files(Sequence[Source]):
     def replace(self, number: int, spooled: Source) -> None:
         """Put in its place what a source that comes only once was spooled to."""
         self.once[number] = spooled
-        self.sizes[number] = spooled.bytes
+        self.sizes[number], self.kind[number] = spooled.bytes, self._kind(spooled)
+
+    def _kind(self, source: Source) -> int:
+        """The number of its format and codec."""
+        kind = source.format, source.codec
+        if kind not in self.kinds:
+            self.kinds.append(kind)
+        return self.kinds.index(kind)
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -99,6 +105,20 @@ class Files(Sequence[Source]):
     def bytes(self) -> int:
         """Of all of them, on disk."""
         return sum(self.sizes)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Of those that are compressed, on disk."""
+        packed = [number for number, (_, codec) in enumerate(self.kinds) if codec]
+        return int(np.frombuffer(self.sizes, np.uint64)[np.isin(np.frombuffer(self.kind, np.uint8), packed)].sum())
+
+    @property
+    def identity(self) -> str:
+        """What tells them from others, and from themselves after a change: the digest of names, sizes and times."""
+        state = xxhash.xxh3_128(os.fsencode("\0".join([str(len(self)), *(source.name for source in self.once.values())])))
+        for column in (self.ends, self.paths, self.sizes, self.changes):
+            state.update(column)
+        return state.hexdigest()
 
     @property
     def names(self) -> pa.StringArray:

@@ -1,6 +1,6 @@
 """Corpora that are tokenised already: token ids in files, read as blocks of documents.
 
-    sources = find_ready(["train.bin"], token_dtype="u16")        none where the names are of text
+    sources = find_ready(["train.bin"], token_dtype="u16").sources  none where the names are of text
     for block in ReadyReader(sources, tokenizer, np.uint16, end): ...
 
     .npy                one array of ids                             documents end with the end token
@@ -90,9 +90,15 @@ class ReadyBlock:
     source: int
 
 
-def find_ready(
-    names: Sequence[str | Path], token_dtype: str | None = None, token_field: str | None = None
-) -> tuple[ReadySource, ...]:
+@dataclass(frozen=True)
+class FoundReady:
+    """What `find_ready` found. passed_over: files in the same folders that hold no tokens."""
+
+    sources: tuple[ReadySource, ...]
+    passed_over: int
+
+
+def find_ready(names: Sequence[str | Path], token_dtype: str | None = None, token_field: str | None = None) -> FoundReady:
     """The sources of ready tokens that `names` name, each once; none where they are of text.
 
     Raises CorpusError where some are and some are not, or where a .bin file comes without what its numbers are.
@@ -100,9 +106,10 @@ def find_ready(
     if token_dtype is not None and token_dtype not in TOKEN_DTYPES:
         raise CorpusError(f"--token-dtype is one of {', '.join(TOKEN_DTYPES)}, but it is {token_dtype!r}; change it")
     found: dict[Path, ReadySource] = {}
-    others = []
+    others, passed_over = [], 0
     for name in (match for given in names for match in expand(str(given))):
-        sources = _sources(Path(name), token_dtype, token_field)
+        sources, without = _sources(Path(name), token_dtype, token_field)
+        passed_over += without
         found |= {source.path.resolve(): source for source in sources}
         others += [] if sources else [name]
     if found and others:
@@ -114,17 +121,19 @@ def find_ready(
     if not found and (token_dtype or token_field):
         option = "--token-dtype" if token_dtype else "--token-field"
         raise CorpusError(f"{option} is for files of token ids, but {others[0]} is none; leave the option out")
-    return tuple(found.values())
+    return FoundReady(tuple(found.values()), passed_over)
 
 
-def _sources(path: Path, token_dtype: str | None, token_field: str | None) -> list[ReadySource]:
-    if path.is_dir():
-        if (path / FILE_NAME).is_file():
-            return [_source(path, "artifact")]
-        if token_dtype or token_field or any(_is_ready(file) for file in walk(str(path))):
-            return [source for file in walk(str(path)) for source in _file_sources(Path(file), token_dtype, token_field)]
-        return []
-    return _file_sources(path, token_dtype, token_field)
+def _sources(path: Path, token_dtype: str | None, token_field: str | None) -> tuple[list[ReadySource], int]:
+    """(the sources of a file or folder, how many files of the folder are none)."""
+    if not path.is_dir():
+        return _file_sources(path, token_dtype, token_field), 0
+    if (path / FILE_NAME).is_file():
+        return [_source(path, "artifact")], 0
+    if not (token_dtype or token_field or any(_is_ready(file) for file in walk(str(path)))):
+        return [], 0
+    found = [_file_sources(Path(file), token_dtype, token_field) for file in walk(str(path))]
+    return [source for sources in found for source in sources], sum(not sources for sources in found)
 
 
 def _is_ready(name: str) -> bool:

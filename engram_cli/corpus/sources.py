@@ -43,7 +43,7 @@ def find_sources(names: Sequence[str | Path], stdin_format: str = "text") -> Fou
     Raises CorpusError where nothing is there, a glob matches nothing, or a folder holds nothing of ours.
     """
     sources = Files()
-    passed_over = 0
+    passed_over, linked = 0, False
     given = [found for name in map(str, names) for found in expand(name)]
     for found in given:
         if found == STDIN:
@@ -54,13 +54,12 @@ def find_sources(names: Sequence[str | Path], stdin_format: str = "text") -> Fou
                 if _kind(file)[0] is None:
                     other, example = other + 1, example or file
                 else:
-                    sources.append(_source(file))
+                    linked |= _append(sources, file)
             passed_over += other
             if len(sources) == before:
                 _refuse_empty_folder(found, other, example)
         else:
-            sources.append(_source(found))
-    linked = any(os.path.islink(source.path) for source in sources if isinstance(source.path, str))
+            linked |= _append(sources, found)
     return Found(Files(_each_once(sources)) if len(given) > 1 or linked else sources, passed_over)
 
 
@@ -115,15 +114,20 @@ def _kind(name: str) -> tuple[str | None, str | None]:
     return _FORMATS.get(extension), codec
 
 
-def _source(name: str) -> Source:
+def _append(sources: Files, name: str) -> bool:
+    """Append the source called `name`; returns whether it is a link."""
     format, codec = _kind(name)
     try:
-        status = os.stat(name)
+        status = os.lstat(name)
+        linked = stat.S_ISLNK(status.st_mode)
+        status = os.stat(name) if linked else status
     except OSError as error:
         raise _unreadable(name, error) from None
     if stat.S_ISREG(status.st_mode):
-        return Source(shown(name), name, format or "text", status.st_size, status.st_mtime_ns, codec)
-    return Source(shown(name), name, format or "text", once=True)  # a pipe, whose first bytes tell how it is compressed
+        sources.append(Source(shown(name), name, format or "text", status.st_size, status.st_mtime_ns, codec))
+    else:  # a pipe, whose first bytes tell how it is compressed
+        sources.append(Source(shown(name), name, format or "text", once=True))
+    return linked
 
 
 def spool_all(files: Files, folder: Path) -> None:

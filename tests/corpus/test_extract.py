@@ -200,6 +200,15 @@ def test_what_is_passed_over_is_said(tmp_path: Path) -> None:
         assert any(part in warning for warning in listener.warnings), part
 
 
+def test_text_beside_ready_tokens_is_not_passed_over_in_silence(tmp_path: Path, tokenizer_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in/a.npy", np.arange(9, dtype=np.uint16))
+    write_jsonl(tmp_path / "in/b.jsonl", make_documents(3))
+    listener = Listener()
+    extract([tmp_path / "in"], tmp_path / "out", tokenizer=tokenizer_path, progress=listener)
+    assert any("without tokens were passed over: 1; extract text apart" in warning for warning in listener.warnings)
+
+
 def test_no_warning_where_holding_out_was_not_wanted(counted: Callable[..., NGrams]) -> None:
     listener = Listener()
     counted(make_documents(5), held_out=0.0, progress=listener)

@@ -39,7 +39,7 @@ def tokenizer(tokenizer_path: Path) -> Tokenizer:
 
 
 def tokens(path: Path, tokenizer: Tokenizer, budget: Budget) -> int:
-    sources = find_ready([path], token_field="ids")
+    sources = find_ready([path], token_field="ids").sources
     return sum(len(block.ids_T) for block in ReadyReader(sources, tokenizer, np.uint16, None, token_field="ids", budget=budget))
 
 

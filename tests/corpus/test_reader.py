@@ -100,6 +100,23 @@ def test_millions_of_files_are_known_in_little_more_than_their_names(tmp_path: P
     assert found.sources.names.to_pylist() == [source.name for source in found.sources]
 
 
+def test_files_are_known_by_their_names_sizes_and_times(tmp_path: Path) -> None:
+    def identity() -> str:
+        return find_sources([tmp_path]).sources.identity
+
+    (tmp_path / "a.txt").write_text("text")
+    os.utime(tmp_path / "a.txt", ns=(1, 1))
+    first = identity()
+    assert identity() == first
+    os.utime(tmp_path / "a.txt", ns=(1, 2))
+    touched = identity()
+    (tmp_path / "a.txt").write_text("texts")
+    os.utime(tmp_path / "a.txt", ns=(1, 2))
+    longer = identity()
+    (tmp_path / "a.txt").rename(tmp_path / "b.txt")
+    assert len({first, touched, longer, identity()}) == 4
+
+
 def test_more_names_than_an_artifact_holds_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "abc":
         (tmp_path / f"{name}.txt").write_text("text")

@@ -42,7 +42,7 @@ def read(names: list[Any], tokenizer: Tokenizer, end: int | None = END, **option
     """(ids, bytes, digest) of every document."""
     found: list[tuple[list[int], int, int]] = []
     expected: list[int] = []
-    for block in ReadyReader(find_ready(names, **options), tokenizer, np.uint16, end, **options):
+    for block in ReadyReader(find_ready(names, **options).sources, tokenizer, np.uint16, end, **options):
         assert block.ids_T.dtype == np.uint16
         bounds = [*block.starts_D.tolist(), len(block.ids_T)]
         if found:
@@ -155,10 +155,12 @@ def test_folders_and_globs_and_progress(tokenizer: Tokenizer, documents: list[li
     write_npy(tmp_path / "a.npy", documents[:20])
     write_npy(tmp_path / "b.npy", documents[20:])
     (tmp_path / "c.txt").write_text("text")
-    reader = ReadyReader(find_ready([tmp_path, tmp_path / "*.npy"]), tokenizer, np.uint16, END)
+    found = find_ready([tmp_path, tmp_path / "*.npy"])
+    assert found.passed_over == 1
+    reader = ReadyReader(found.sources, tokenizer, np.uint16, END)
     assert sum(len(block.lengths_D) for block in reader) == 40
     assert reader.done == reader.bytes > 0
-    assert not find_ready([tmp_path / "c.txt"])
+    assert not find_ready([tmp_path / "c.txt"]).sources
 
 
 @pytest.mark.parametrize(
