@@ -6,15 +6,48 @@ the disk, so that it is true at any moment; counting is begun again, which takes
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from engram_cli.errors import ArtifactError
+from engram_cli.errors import ArtifactError, ClusterError, ResourceError
+from engram_cli.progress import ProgressLike
+from engram_cli.store.artifact import partial_path, scratch_path
 
 FILE = "progress.json"
+_WORTH_KEEPING = 1 << 24  # tokens: encoding them again takes a quarter of a minute
+
+
+def goes_on(final: Path, resume: bool, force: bool, progress: ProgressLike) -> bool:
+    """Whether the extraction to `final` goes on where one was killed; if not, nothing is left of that.
+
+    Raises ArtifactError where there is one and neither `resume` nor `force` says what to do with it.
+    """
+    partial = partial_path(final)
+    unfinished = (scratch_path(partial) / FILE).is_file()
+    if unfinished and not (resume or force):
+        raise ArtifactError(f"{partial} holds an unfinished run of {final.name}; go on with --resume, or start anew with --force")
+    if resume and unfinished:
+        return True
+    if resume:
+        progress.warn(f"--resume found no unfinished run of {final}: it begins anew")
+    shutil.rmtree(partial, ignore_errors=True)
+    return False
+
+
+def keep_or_remove(partial: Path, error: BaseException, resumed: bool, progress: ProgressLike) -> None:
+    """After `error`: keep what took long, or what a full disk interrupted, or was kept before; remove the rest."""
+    with suppress(OSError, ValueError):
+        state = json.loads((scratch_path(partial) / FILE).read_bytes())["state"]
+        tokens = state["training"]["tokens"] + state["held_out"]["tokens"]
+        if resumed or tokens >= _WORTH_KEEPING or isinstance(error, (ResourceError, ClusterError)):
+            progress.warn(f"what was encoded so far, {tokens:,} tokens, is kept in {partial}: --resume goes on from there")
+            return
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 class Checkpoint:
@@ -36,7 +69,7 @@ class Checkpoint:
         if differing:
             raise ArtifactError(
                 f"--resume goes on with the corpus and the settings of before, but {', '.join(differing)} changed; "
-                "leave --resume out to begin again"
+                "start anew with --force in its place"
             )
         self.state = saved["state"]
 

@@ -4,12 +4,11 @@ Tokens go to disk as they are encoded and are counted from there, so that memory
 takes nearly all of the time; what it has done is put down every so often, and --resume goes on from there.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ from engram_cli.corpus import curves, engine, ngrams, windows
 from engram_cli.corpus.artifact import ngrams_file
 from engram_cli.corpus.budget import Budget, share_out
 from engram_cli.corpus.cascade import Tally
-from engram_cli.corpus.checkpoint import FILE as PROGRESS
-from engram_cli.corpus.checkpoint import Checkpoint
+from engram_cli.corpus.checkpoint import Checkpoint, goes_on, keep_or_remove
 from engram_cli.corpus.cutting import may_cut
 from engram_cli.corpus.disk import expected, spill_folder
 from engram_cli.corpus.duplicates import seen_in
@@ -36,15 +34,14 @@ from engram_cli.corpus.tokenizer import load_tokenizer
 from engram_cli.corpus.tokens import TokenFiles
 from engram_cli.corpus.training import SAMPLE, train
 from engram_cli.corpus.vocabulary import Vocabulary, make_vocabulary
-from engram_cli.errors import ClusterError, CorpusError, RecipeError, ResourceError
+from engram_cli.errors import CorpusError, RecipeError
 from engram_cli.progress import SILENT, ProgressLike, Stages
-from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, partial_path, scratch_path, write_artifact
+from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, partial_path, write_artifact
 from engram_cli.store.manifest import FILE_NAME as MANIFEST
 from engram_cli.store.resources import format_bytes, free_memory, release_memory
 from engram_cli.store.schema import ngrams_schema
 
 Sources = Files | tuple[ReadySource, ...]
-_WORTH_KEEPING = 1 << 24  # tokens: encoding them again takes a quarter of a minute
 _BOTH = 1 << 29  # bytes of room with which to compile while text is encoded
 
 
@@ -67,7 +64,7 @@ def extract(
     paths: files, folders, globs, or "-" for stdin; threads: None for all cores; memory: bytes to take of this machine (and of
     each other), None for half of what is free; tmp: folder for what does not fit it, None for one beside the artifact; engine:
     "local" or "ray"; address: of the Ray cluster, None for one started here; resume: go on where an extraction of the same corpus
-    was killed; force: replace what `out` names; settings: those of Settings.
+    was killed; force: replace what `out` names, and what an unfinished run left; settings: those of Settings.
     Raises CorpusError, TokenizerError, RecipeError, ResourceError, ClusterError or ArtifactError; then nothing was written, but
     that what a long run did before lies beside `out` for `resume`.
     """
@@ -81,9 +78,7 @@ def extract(
     if threads:
         os.environ["RAYON_NUM_THREADS"] = str(threads)  # the tokenizers library reads it when it first encodes
     partial = partial_path(final)
-    resumed = resume and (scratch_path(partial) / PROGRESS).is_file()
-    if not resumed:
-        shutil.rmtree(partial, ignore_errors=True)
+    resumed = goes_on(final, resume, force, progress)
     try:
         with (
             open_engine(engine, address, threads) as used,
@@ -92,20 +87,9 @@ def extract(
             means = Means(used, (memory or free_memory() // 2) // used.processes, folder)
             _extract(corpus, given, wanted, means, draft, progress)
     except BaseException as error:
-        _keep_or_remove(partial, error, resumed, progress)
+        keep_or_remove(partial, error, resumed, progress)
         raise
     return open_artifact(out, "ngrams")
-
-
-def _keep_or_remove(partial: Path, error: BaseException, resumed: bool, progress: ProgressLike) -> None:
-    """Keep what took long, or what a full disk interrupted, or was kept before; remove the rest."""
-    with suppress(OSError, ValueError):
-        state = json.loads((scratch_path(partial) / PROGRESS).read_bytes())["state"]
-        tokens = state["training"]["tokens"] + state["held_out"]["tokens"]
-        if resumed or tokens >= _WORTH_KEEPING or isinstance(error, (ResourceError, ClusterError)):
-            progress.warn(f"what was encoded so far, {tokens:,} tokens, is kept in {partial}: --resume goes on from there")
-            return
-    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _find(paths: Sequence[str | Path], settings: Settings, progress: ProgressLike) -> Sources:

@@ -28,6 +28,12 @@ ORDERS = [
     column("singleton_share", pa.float64(), "share"),  # of the distinct grams
     column("growth", pa.float64()),  # doubling the tokens multiplies the distinct grams by 2 to this power
 ]
+PRUNED = [
+    column("order", pa.int32()),
+    column("pruned", pa.int64(), "grams"),
+    column("occurrences", pa.int64(), "tokens"),
+    column("share", pa.float64(), "share"),  # of all occurrences
+]
 COVERAGE = [
     column("order", pa.int32()),
     column("top_grams", pa.int64(), "grams"),  # the most frequent ones
@@ -74,6 +80,7 @@ def summarise(ngrams: NGrams) -> Report:
     sampled = {} if sample is None else windows.by_length(sample)
     tables = {
         "orders": table(ORDERS, _orders(facts, spectra), title="Grams"),
+        **_pruned(facts),
         "folding": table(FOLDING, _folding(sampled, spectra), title="What folding merged, estimated"),
         "repetition": table(
             REPETITION, _repetition(sampled), title=f"Windows of {windows.WINDOW} tokens that are repeated, estimated"
@@ -128,6 +135,18 @@ def _orders(facts: Any, spectra: Mapping[int, curves.Curve]) -> Iterator[dict[st
         distinct, singletons = facts["distinct"][str(order)], facts["singletons"][str(order)]
         record = {"order": order, "distinct": distinct, "singletons": singletons, "singleton_share": singletons / max(1, distinct)}
         yield record | {"growth": spectra[order].exponent()}
+
+
+def _pruned(facts: Any) -> dict[str, pa.Table]:
+    """What --min-count left out, where it was given."""
+    if facts.get("min_count", 1) == 1:
+        return {}
+    left_out = facts["pruned_occurrences"]
+    records = (
+        {"order": int(order), "pruned": pruned, "occurrences": left_out[order], "share": left_out[order] / facts["tokens"]}
+        for order, pruned in facts["pruned"].items()
+    )
+    return {"pruned": table(PRUNED, records, title=f"Grams seen less than {facts['min_count']} times, left out")}
 
 
 def _folding(sampled: Mapping[int, windows.Sampled], spectra: Mapping[int, curves.Curve]) -> Iterator[dict[str, Any]]:

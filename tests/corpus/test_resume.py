@@ -14,6 +14,7 @@ from engram_cli.corpus import extract as extracting
 from engram_cli.corpus import tokens
 from engram_cli.corpus.extract import extract
 from engram_cli.errors import ArtifactError, ResourceError
+from engram_cli.progress import Silent
 from tests.corpora import make_documents, write_jsonl
 
 KILLED = """
@@ -82,6 +83,18 @@ def test_killed_again_while_it_goes_on(corpus: Path, whole: dict[str, bytes], tm
     assert bytes_of(extract([corpus], tmp_path / "out", train_vocab=300, held_out=0.1, resume=True).path) == whole
 
 
+def test_nothing_to_go_on_from_is_told(corpus: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+    warnings: list[str] = []
+
+    class Listener(Silent):
+        def warn(self, text: str) -> None:
+            warnings.append(text)
+
+    artifact = extract([corpus], tmp_path / "out", train_vocab=300, held_out=0.1, resume=True, progress=Listener())
+    assert any("--resume found no unfinished run" in warning for warning in warnings)
+    assert bytes_of(artifact.path) == whole
+
+
 def test_what_was_encoded_is_not_encoded_again(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed(corpus, tmp_path / "out", "stage 3")
     added: list[Any] = []
@@ -95,13 +108,16 @@ def test_other_settings_or_another_corpus_are_refused(corpus: Path, tmp_path: Pa
     copy = tmp_path / "notes.jsonl"
     copy.write_bytes(corpus.read_bytes())
     killed(copy, tmp_path / "out", "stage 3")
-    with pytest.raises(ArtifactError, match="orders changed; leave --resume out"):
+    with pytest.raises(ArtifactError, match="orders changed; start anew with --force"):
         extract([copy], tmp_path / "out", train_vocab=300, held_out=0.1, orders=2, resume=True)
     os.utime(copy, (time.time(), time.time() + 10))
-    with pytest.raises(ArtifactError, match="corpus changed; leave --resume out"):
+    with pytest.raises(ArtifactError, match="corpus changed; start anew with --force"):
         extract([copy], tmp_path / "out", train_vocab=300, held_out=0.1, resume=True)
     assert (tmp_path / ".out.partial").is_dir()
-    extract([copy], tmp_path / "out", train_vocab=300, held_out=0.1, orders=2)
+    with pytest.raises(ArtifactError, match="unfinished run of out; go on with --resume, or start anew with --force"):
+        extract([copy], tmp_path / "out", train_vocab=300, held_out=0.1, orders=2)
+    assert (tmp_path / ".out.partial").is_dir()
+    extract([copy], tmp_path / "out", train_vocab=300, held_out=0.1, orders=2, force=True)
     assert not (tmp_path / ".out.partial").exists()
 
 

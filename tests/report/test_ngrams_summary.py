@@ -4,9 +4,10 @@ from collections import Counter
 from pathlib import Path
 
 from engram_cli.corpus.artifact import NGrams, open_ngrams
+from engram_cli.corpus.extract import extract
 from engram_cli.report.ngrams_summary import summarise
 from engram_cli.report.report import Measure
-from tests.corpora import write_ngrams
+from tests.corpora import make_documents, write_jsonl, write_ngrams
 
 
 def test_top_grams_are_the_most_frequent(ngrams: NGrams) -> None:
@@ -43,3 +44,13 @@ def test_nothing_held_out_is_noted(ngrams: NGrams, tmp_path: Path) -> None:
     report = summarise(open_ngrams(write_ngrams(tmp_path / "one", documents=3, held_out=0)))
     assert report.facts["held-out documents"] == Measure(0, "documents")
     assert "nothing can be evaluated" in report.notes[0]
+
+
+def test_what_was_pruned_is_told(ngrams: NGrams, tmp_path: Path) -> None:
+    assert "pruned" not in summarise(ngrams).tables
+    corpus = write_jsonl(tmp_path / "in.jsonl", make_documents(40))
+    whole, pruned = (NGrams(extract([corpus], tmp_path / f"{n}", train_vocab=300, min_count=n)) for n in (1, 2))
+    told = summarise(pruned).tables["pruned"].to_pylist()[2]
+    once = int((whole.counts(3)[1] == 1).sum())
+    assert told == {"order": 3, "pruned": once, "occurrences": once, "share": once / whole.artifact.manifest.facts["tokens"]}
+    assert once
