@@ -128,9 +128,7 @@ def test_ready_tokens_that_cannot_be_right(refused: Refused) -> None:
     assert "token 2 of a.bin is 999" in refused("a.bin", "--token-dtype", "u16", files=files)
     index = b"MMIDIDX\0\0" + (1).to_bytes(8, "little") + bytes([8]) + (1).to_bytes(8, "little") + (2).to_bytes(8, "little")
     index += np.array([7], "<i4").tobytes() + np.array([0], "<i8").tobytes() + np.array([0, 1], "<i8").tobytes()
-    assert "b.idx tells of 14 bytes, and b.bin has 8" in refused(
-        "b.bin", files={"b.idx": index, "b.bin": b"\0" * 8}
-    )
+    assert "b.idx tells of 14 bytes, and b.bin has 8" in refused("b.bin", files={"b.idx": index, "b.bin": b"\0" * 8})
     assert "b.idx is cut short" in refused("b.bin", files={"b.idx": index[:-9]})
 
 
