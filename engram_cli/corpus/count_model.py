@@ -14,19 +14,23 @@ Shapes: T positions, G distinct grams, C distinct contexts.
 """
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from engram_cli.corpus.artifact import Stream
-from engram_cli.corpus.count_kernels import lengthen
+from engram_cli.corpus.count_kernels import lengthen, tally
 from engram_cli.errors import CorpusError
 
 Keys = npt.NDArray[np.uint64]
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
+_PARTS = 2  # of a sort, each in a thread: more would take a tally of all ids more
 _SHIFT = np.uint64(40)
 REST = np.uint64((1 << 40) - 1)  # the bits of a key that are a place in the level below; above them is an id
 _NOWHERE = int(REST)  # the place of what does not occur; no level has so many grams
@@ -149,13 +153,25 @@ def _count(ids: Iterable[npt.NDArray[np.uint32]]) -> tuple[list[Keys], Ids]:
         if not grams:
             position_T = np.arange(len(ids_T), dtype=np.uint32 if len(ids_T) >> 32 == 0 else np.int64)
             gram_T = np.zeros_like(position_T)
-        longer_T, key_T = np.empty_like(position_T), np.empty(len(ids_T), np.uint64)
-        lengthen(ids_T, position_T, gram_T, np.zeros(int(ids_T.max()) + 2, np.int64), longer_T, key_T, _SHIFT)
-        position_T, first_T = longer_T, _differs(key_T)
+        position_T, key_T = _lengthen(ids_T, position_T, gram_T)
+        first_T = _differs(key_T)
         gram_T = np.cumsum(first_T, dtype=position_T.dtype)
         gram_T -= 1
         grams.append(key_T[first_T])
     return grams, np.bincount(gram_T)
+
+
+def _lengthen(ids_T: npt.NDArray[np.uint32], position_T: npt.NDArray[Any], gram_T: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Keys]:
+    """Positions sorted by the gram that is an older id longer, and the keys of those, given the positions sorted by the gram they had
+    and the numbers of that. A pass of a radix sort, of which each part knows how many of an id come in the parts before it."""
+    longer_T, key_T = np.empty_like(position_T), np.empty(len(ids_T), np.uint64)
+    positions, grams = np.array_split(position_T, _PARTS), np.array_split(gram_T, _PARTS)
+    with ThreadPoolExecutor(_PARTS) as pool:
+        next_PV = np.zeros((_PARTS, int(ids_T.max()) + 1), np.int64)
+        list(pool.map(tally, repeat(ids_T), positions, next_PV))
+        next_PV = np.ascontiguousarray(next_PV.T.cumsum().reshape(-1, _PARTS).T) - next_PV
+        list(pool.map(lengthen, repeat(ids_T), positions, grams, next_PV, repeat(longer_T), repeat(key_T), repeat(_SHIFT)))
+    return longer_T, key_T
 
 
 def _ids(stream: Stream, order: int, vocab: int) -> Iterator[npt.NDArray[np.uint32]]:
