@@ -21,9 +21,10 @@ from engram_cli.corpus.count_model import Ids, Level
 from engram_cli.model.precision import computes_bfloat16
 from engram_cli.model.ratio_kernels import interpolate
 
-LARGEST_VOCAB = 1 << 14  # beyond it the time for a few visits of each context is not a build's to give
+LARGEST_VOCAB = 1 << 16  # beyond it the time for a few visits of each context is not a build's to give
 _STEPS = 200
-_LOGITS, _PART = 1 << 23, 1 << 21  # of a step, and of what one thread computes at once
+_LOGITS, _MOST_LOGITS, _PART = 1 << 23, 1 << 24, 1 << 21  # of a step; the most; of what one thread computes at once
+_CONTEXTS = 512  # of a step at least, if these are no more than _MOST_LOGITS
 _RATE, _ROW_RATE, _BIAS_RATE = 0.05, 0.03, 0.01
 _LAST = 0.05  # of the rates, at the end
 _BETAS = (0.9, 0.95)
@@ -73,7 +74,8 @@ def learn_order_one(level: Level, frequency_V: Floats, vectors_VM: Tensor, seed:
     total_C = torch.from_numpy(level.total_C)
     chance_C = total_C.sqrt()
     weight_C = (total_C / chance_C / total_C.mean()).float()
-    batch = min(len(total_C), max(1, _LOGITS // len(vectors_VM)))
+    logits = max(_LOGITS, min(_CONTEXTS * len(vectors_VM), _MOST_LOGITS))
+    batch = min(len(total_C), max(1, logits // len(vectors_VM)))
     rows = torch.optim.SparseAdam([learning.rows_CM], lr=_ROW_RATE, betas=_BETAS)
     groups = [{"params": [learning.vectors_VM], "lr": _RATE}, {"params": [learning.bias_V], "lr": _BIAS_RATE}]
     optimizers = (torch.optim.Adam(groups, betas=_BETAS, fused=True), rows)

@@ -78,7 +78,7 @@ class Start:
         if recipe.rows.init == "counts" and layout and not fill:
             vectors, pairs = (_kept_vectors(directory, name) for name in _VECTORS)
         elif recipe.rows.init == "counts":
-            vectors, pairs, counted = _count(training, vocab, recipe, layout, host)
+            vectors, pairs, counted = _count(training, vocab, recipe, layout, host, progress)
             if layout:
                 for name, made in zip(_VECTORS, (vectors, pairs), strict=True):
                     _keep(directory, name, {part: tensor.numpy() for part, tensor in vars(made).items() if tensor is not None})
@@ -122,18 +122,24 @@ class Start:
 
 
 def _count(
-    training: Windowed, vocab: int, recipe: Recipe, layout: Layout | None, host: HostDirectory | None
+    training: Windowed, vocab: int, recipe: Recipe, layout: Layout | None, host: HostDirectory | None, progress: ProgressLike
 ) -> tuple[TokenVectors, TokenVectors, Counted | None]:
     """Token vectors, as in `Start`, and what rows are filled from (None without rows).
 
-    A table of order 1 learns both from it. A foreign host's vectors are what they are, and a large vocabulary would take minutes:
-    then rows of order 1 make do with the vectors from adjacent pairs.
+    A table of order 1 learns both from it. A foreign host's vectors are what they are, and a very large vocabulary would take
+    minutes, which is told: then rows of order 1 make do with the vectors from adjacent pairs.
     """
     with single_threads() as pool:
         making = pool.submit(_pairs, training, vocab, recipe, host)
         counted = Counted(training, layout.max_order, vocab) if layout else None
         pairs = making.result()
-    if counted is None or host is not None or 1 not in recipe.hash.orders or vocab > LARGEST_VOCAB:
+    if counted is None or host is not None or 1 not in recipe.hash.orders:
+        return pairs, pairs, counted
+    if vocab > LARGEST_VOCAB:
+        progress.warn(
+            f"order 1 is learnt up to {LARGEST_VOCAB:,} ids, since more would take minutes, but the vocabulary has {vocab:,}; "
+            "rows begin from pairs of tokens, which says less; a smaller vocabulary says more"
+        )
         return pairs, pairs, counted
     order_one = counted.learn(pairs.vectors_VC, recipe.training.seed)
     return replace(pairs, vectors_VC=order_one.vectors_VM, bias_V=order_one.bias_V), pairs, counted

@@ -1,18 +1,22 @@
 """Order 1 learnt in few numbers, against the counts it is learnt from."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from engram_cli.model import order_one
+from engram_cli.corpus.artifact import NGrams
+from engram_cli.model import order_one, start
+from engram_cli.model.data import layout_for
 from engram_cli.model.logit_fit import fit_logits
 from engram_cli.model.order_one import OrderOne
 from engram_cli.model.rows_from_counts import Counted
 from engram_cli.model.statistics import token_vectors
+from engram_cli.progress import Silent
 from tests.model.test_statistics import random_tokens
-from tests.training import windowed
+from tests.training import SPEAKING, windowed
 
 VOCAB, NUMBERS = 60, 6
 
@@ -79,3 +83,27 @@ def test_it_follows_the_seed_and_not_the_number_of_threads(counted: Counted, mon
     for name in ("vectors_VM", "bias_V", "rows_CM"):
         assert torch.equal(getattr(one, name), getattr(three, name))
         assert not torch.equal(getattr(one, name), getattr(other, name))
+
+
+class Told(Silent):
+    """Keeps what it is warned of."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_vocabulary_too_large_for_it_is_told_and_keeps_vectors_from_pairs(
+    ngrams: NGrams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
+    monkeypatch.setattr(start, "LARGEST_VOCAB", ngrams.vocab - more)
+    layout, told = layout_for(SPEAKING.hash, ngrams), Told()
+    training, _ = start.streams(ngrams, layout)
+    made = start.Start.make(training, ngrams.vocab, SPEAKING, layout, tmp_path, progress=told)
+    assert made.vectors is not None
+    assert made.pairs is not None
+    assert torch.equal(made.vectors.vectors_VC, made.pairs.vectors_VC) == bool(more)
+    assert [f"up to {ngrams.vocab - more:,} ids" in warning for warning in told.warnings] == [True] * more
