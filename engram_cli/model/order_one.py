@@ -19,9 +19,9 @@ from torch import Tensor
 
 from engram_cli.corpus.count_model import Ids, Level
 from engram_cli.model.precision import computes_bfloat16
-from engram_cli.model.ratio_kernels import interpolate
+from engram_cli.model.ratio_kernels import add_up, interpolate
 
-LARGEST_VOCAB = 1 << 16  # beyond it the time for a few visits of each context is not a build's to give
+LARGEST_VOCAB = 1 << 15  # beyond it the time for a few visits of each context is not a build's to give
 _STEPS = 200
 _LOGITS, _MOST_LOGITS, _PART = 1 << 23, 1 << 24, 1 << 21  # of a step; the most; of what one thread computes at once
 _CONTEXTS = 512  # of a step at least, if these are no more than _MOST_LOGITS
@@ -96,10 +96,17 @@ class _Learning:
         self.level, self.frequency_V = level, frequency_V
         self.type = torch.bfloat16 if computes_bfloat16(vectors_VM.device) else torch.float32
         self.vectors_VM, self.bias_V = vectors_VM.clone(), torch.from_numpy(frequency_V).log()
-        self.rows_CM = torch.empty(len(level.context_C), vectors_VM.shape[1])
-        begin_V = torch.from_numpy(frequency_V)
-        for at_P in _parts(torch.arange(len(self.rows_CM)), len(vectors_VM)):
-            self.rows_CM[at_P] = (self._wanted(at_P) - begin_V) @ vectors_VM * (_FIRST / vectors_VM.shape[1])
+        self.rows_CM = self._first_rows() * (_FIRST / vectors_VM.shape[1])
+
+    def _first_rows(self) -> Tensor:
+        """(p(. | context) - frequency) U, by tokens that followed alone, since p falls back on the frequencies: f32 [C, M]."""
+        level, vectors_VM = self.level, self.vectors_VM.numpy()
+        share_G = (level.discounted_G / np.repeat(level.total_C, level.followed_C)).astype(np.float32)
+        rest_C = (1 - level.backoff_C / level.total_C).astype(np.float32)
+        rows_CM = -rest_C[:, None] * (self.frequency_V @ vectors_VM)
+        everyone, nobody = np.arange(len(rows_CM)), (np.zeros(0, np.int64), rows_CM[:0])
+        add_up(everyone, level.starts_C1, level.token_G, share_G, vectors_VM, len(vectors_VM), *nobody, rows_CM)
+        return torch.from_numpy(rows_CM)
 
     def put_gradients(self, parts: list[Tensor], weight_C: Tensor, pool: ThreadPoolExecutor) -> None:
         """Of the cross-entropy of contexts, in parts, each of which weighs weight_C; a row's own gradient is not weighed."""
