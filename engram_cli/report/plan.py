@@ -258,7 +258,7 @@ def _notes(
     if costs.filling and costs.filling > free:
         yield (
             f"filling the rows takes {format_bytes(costs.filling)} of memory, but {format_bytes(free)} are free here: build would "
-            "refuse; take fewer threads, or less"
+            "refuse; take fewer rows"
         )
     if costs.memory > free:
         yield (
