@@ -81,7 +81,7 @@ def cold(ngrams_path: str, folder: Path, form: Recipe, ahead: bool) -> None:
         os.close(descriptor)
     trainer = open_trainer(ngrams_path, folder, form, "large", "mmap")
     if not ahead:
-        trainer.feed = Now(trainer.batches, trainer.rows, trainer.host.device)
+        trainer.feed = Now(trainer.batches, trainer.rows, trainer.host.device, trainer.feed.heard_B)
     before, seconds = from_disk(), []
     for _ in range(STEPS):
         started = time.perf_counter()

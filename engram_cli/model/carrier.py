@@ -85,6 +85,10 @@ class Carrier(nn.Module):
         """-log p of the token that follows each, nats, f32 [B, T]."""
         return cross_entropy(self(tokens_BT, memory), targets_BT)
 
+    def objective(self, tokens_BT: Tensor, targets_BT: Tensor, memory: Mapping[int, Tensor] | None = None) -> Tensor:
+        """What training makes smaller: the mean loss, or what has its value and gradients of several."""
+        return self.losses(tokens_BT, targets_BT, memory).mean()
+
     def remember(self, layer: int, hidden_BTD: Tensor, memory_BTM: Tensor, cache: CacheLike | None) -> Tensor:
         """What the memory of `layer` adds, [B, T, D]."""
         past_BSGD = cache.past(layer) if cache is not None else None

@@ -11,23 +11,24 @@ from dataclasses import dataclass
 
 import torch
 
-from engram_cli.model.data import Batch, Batches
+from engram_cli.model.data import Batch, Batches, Ids
 from engram_cli.model.layer_rows import Gathered, LayerRows, Updated
 
 
 @dataclass(frozen=True)
 class Fed:
-    """A batch and, by layer, the rows it names."""
+    """A batch and, by layer, the rows that its heard stretches name."""
 
     batch: Batch
     gathered: Mapping[int, Gathered]
 
 
 class Feed:
-    """Feeds steps from `batches` and `rows`, which nobody else may change; tensors of rows are on `device`."""
+    """Feeds steps from `batches` and `rows`, which nobody else may change; tensors of rows are on `device`, of stretches heard_B of
+    a batch."""
 
-    def __init__(self, batches: Batches, rows: Mapping[int, LayerRows], device: torch.device) -> None:
-        self.batches, self.rows, self.device = batches, rows, device
+    def __init__(self, batches: Batches, rows: Mapping[int, LayerRows], device: torch.device, heard_B: Ids) -> None:
+        self.batches, self.rows, self.device, self.heard_B = batches, rows, device, heard_B
         self._thread = ThreadPoolExecutor(1, "feed")
         self._ahead: tuple[int, Future[Fed]] | None = None
         self._last: Mapping[int, Updated] = {}
@@ -51,4 +52,5 @@ class Feed:
 
     def _read(self, step: int) -> Fed:
         batch = self.batches[step]
-        return Fed(batch, {layer: rows.gather(batch, self.device) for layer, rows in self.rows.items()})
+        heard = batch.some(self.heard_B)
+        return Fed(batch, {layer: rows.gather(heard, self.device) for layer, rows in self.rows.items()})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from engram_cli.model.carrier import MIXTURE, CacheLike, Carrier
 from engram_cli.model.memory import Memory
-from engram_cli.model.mixture import Mixture
+from engram_cli.model.mixture import Mixture, cross_entropy
 from engram_cli.recipe import HostRecipe
 
 _ROPE_BASE = 10_000.0
@@ -150,18 +150,19 @@ class Host(Carrier):
         hidden_BTD = self.hidden(tokens_BT, memory, cache)
         if memory is None or self.mixture is None:
             return F.linear(hidden_BTD[:, -last:], self.embedding.weight, self.bias)
-        logits_BTV = F.linear(hidden_BTD, self.embedding.weight, self.bias)  # of all: the gate hears how sure they are
-        mixed_BTV, gate_BT1 = self.mixture(logits_BTV, hidden_BTD, memory[self.recipe.layers])
+        logits_BTV, gate_BT1 = self.mixture(hidden_BTD, memory[self.recipe.layers], self.embedding.weight, last)
         self.gates[MIXTURE] = gate_BT1.detach()
-        last_BTV: Tensor = mixed_BTV[:, -last:]
-        return last_BTV
+        return logits_BTV  # type: ignore[no-any-return]
 
-    def losses(self, tokens_BT: Tensor, targets_BT: Tensor, memory: Mapping[int, Tensor] | None = None) -> Tensor:
+    def objective(self, tokens_BT: Tensor, targets_BT: Tensor, memory: Mapping[int, Tensor] | None = None) -> Tensor:
+        """As in `Carrier`; beside a mixture with the host's gradient of its own loss, and that of the mixture's for all else. Of a
+        mixture the stretches count that `memory` has, the first of the batch."""
         if memory is None or self.mixture is None:
-            return super().losses(tokens_BT, targets_BT, memory)
-        hidden_BTD = self.hidden(tokens_BT, memory)
-        logits_BTV = F.linear(hidden_BTD, self.embedding.weight, self.bias)
-        return self.mixture.losses(logits_BTV, hidden_BTD, memory[self.recipe.layers], targets_BT)
+            return super().objective(tokens_BT, targets_BT, memory)
+        hidden_BTD, memory_BTM = self.hidden(tokens_BT, memory), memory[self.recipe.layers]
+        alone = cross_entropy(F.linear(hidden_BTD, self.embedding.weight, self.bias), targets_BT).mean()
+        logits_BTV, _ = self.mixture(hidden_BTD[: len(memory_BTM)], memory_BTM, self.embedding.weight)
+        return cross_entropy(logits_BTV, targets_BT[: len(memory_BTM)]).mean() + alone - alone.detach()
 
     def hidden(self, tokens_BT: Tensor, memory: Mapping[int, Tensor] | None = None, cache: Cache | None = None) -> Tensor:
         """The last hidden states [B, T, D], normalised, with what a memory at the output adds; `forward` multiplies them with the

@@ -82,8 +82,8 @@ class LayerRows:
         gathered.state_US[to] = updated.state_US[source]
 
     def memory(self, gathered: Gathered, targets_BT: Tensor, part: slice = slice(None)) -> Tensor:
-        """What stretches `part` of the batch looked up, f32 [B, T, M], with each position's own occurrence left out of rows that
-        were counted; targets_BT: of those stretches."""
+        """What stretches `part` of those gathered looked up, f32 [B, T, M], with each position's own occurrence left out of rows
+        that were counted; targets_BT: of those stretches."""
         place_BTH = gathered.place_BTH[part]
         values_BTHE = F.embedding(place_BTH, gathered.leaf_UE)  # whose gradient takes a third of that of plain indexing
         if gathered.own_BTH is not None and self.left_out is not None:

@@ -100,8 +100,7 @@ def initialise_host(host: Host, vectors: TokenVectors, pairs: TokenVectors) -> N
             host.final_norm.weight.fill_(_QUIET)
         if host.mixture is not None:
             assert vectors.bias_V is not None
-            host.mixture.vectors.copy_(vectors.vectors_VC)
-            host.mixture.bias.copy_(vectors.bias_V)
+            host.mixture.begin(vectors.vectors_VC, vectors.bias_V, host.bias)
         for memory in host.memories.values():
             read_rows(memory, vectors, 1 / EMBEDDING_SCALE)
 

@@ -3,7 +3,8 @@
 A step reads the distinct rows its tokens name, takes gradients for exactly those, and writes exactly those back (layer_rows.py); a
 thread reads one step ahead (feed.py). AdamW for the host and the memory's projections, a rule of row_optimizer.py, without weight
 decay, for the rows. With `training.accumulate` a step takes its stretches in so many parts, one after another, with one set of
-rows: the sum of their gradients is that of the whole, up to rounding.
+rows: the sum of their gradients is that of the whole, up to rounding. Where rows stay as they are and only speak beside the
+host (mixture.py), nothing but the mixture learns from what is looked up, and a quarter of the stretches is enough for it.
 Shapes: B stretches, T tokens, U distinct rows of a batch, V vocabulary.
 """
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from engram_cli.errors import TrainingError
-from engram_cli.model.carrier import Carrier
+from engram_cli.model.carrier import MIXTURE, Carrier
 from engram_cli.model.data import Batches, HeldOut
 from engram_cli.model.feed import Fed, Feed
 from engram_cli.model.finite import first_lost, first_lost_module
@@ -34,6 +35,7 @@ from engram_cli.table.layout import LayerLayout
 _WARM_UP = 20  # steps until the learning rate is reached
 _LAST = 0.1  # of the learning rate, at the end of the budget
 _CLIP = 1.0  # norm that the gradient of host, memory and rows together is clipped to
+_HEARD = 4  # one in so many stretches is looked up for a mixture
 _PLENTY = 4 << 30  # bytes of memory at hand
 
 
@@ -80,9 +82,13 @@ class Trainer:
         self.seconds = 0.0
         self.log: list[StepRecord] = []
         self.optimizer = torch.optim.AdamW(_groups(host, recipe), betas=(0.9, 0.95), fused=True)
-        self.feed = Feed(batches, rows, host.device)
+        self._size = batches.batch // recipe.accumulate  # stretches of a part, of which the first `_heard` are looked up
+        only_mixture_learns = host.gated == (MIXTURE,) and recipe.row_learning_rate == 0
+        self._heard = max(1, self._size // _HEARD) if only_mixture_learns else self._size
+        heard_B = np.flatnonzero(np.arange(batches.batch) % self._size < self._heard)
+        self.feed = Feed(batches, rows, host.device, heard_B)
         self.rates = [(0, recipe.learning_rate, recipe.row_learning_rate)]
-        self._losses: Callable[..., Tensor] = _compiled(host.losses) if recipe.compile else host.losses
+        self._objective: Callable[..., Tensor] = _compiled(host.objective) if recipe.compile else host.objective
         keep_freed_memory()
 
     @property
@@ -116,22 +122,23 @@ class Trainer:
 
     def _backward(self, fed: Fed) -> float:
         """The mean loss of a batch, its gradient added up part by part."""
-        stretches, total = len(fed.batch.tokens_BT), 0.0
-        size = stretches // self.recipe.accumulate
-        for first in range(0, stretches, size):
-            loss = self._loss(fed, slice(first, first + size)) * (size / stretches)
+        total = 0.0
+        for part in range(self.recipe.accumulate):
+            loss = self._loss(fed, part) / self.recipe.accumulate
             total += float(loss.detach())
             if not math.isfinite(total):
-                raise self._lost("loss", total, self._where_lost(fed, slice(first, first + size)))
+                raise self._lost("loss", total, self._where_lost(fed, part))
             loss.backward()  # type: ignore[no-untyped-call]
         return total
 
-    def _loss(self, fed: Fed, part: slice) -> Tensor:
-        device = self.host.device
-        tokens_BT, targets_BT = (torch.from_numpy(ids[part]).to(device) for ids in (fed.batch.tokens_BT, fed.batch.targets_BT))
-        memory = {layer: self.rows[layer].memory(item, targets_BT, part) for layer, item in fed.gathered.items()}
+    def _loss(self, fed: Fed, part: int) -> Tensor:
+        """The objective of part number `part` of a batch."""
+        device, stretches = self.host.device, slice(part * self._size, (part + 1) * self._size)
+        tokens_BT, targets_BT = (torch.from_numpy(ids[stretches]).to(device) for ids in (fed.batch.tokens_BT, fed.batch.targets_BT))
+        heard = slice(part * self._heard, (part + 1) * self._heard)
+        memory = {layer: self.rows[layer].memory(item, targets_BT[: self._heard], heard) for layer, item in fed.gathered.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=computes_bfloat16(device)):
-            return self._losses(tokens_BT, targets_BT, memory).mean()
+            return self._objective(tokens_BT, targets_BT, memory)
 
     def _update(self, gathered: Mapping[int, Gathered], rate: float) -> None:
         parameters = [p for p in self.host.parameters() if p.grad is not None]
@@ -149,7 +156,7 @@ class Trainer:
         row_rate = self.recipe.row_learning_rate * rate
         self.feed.write({layer: self.rows[layer].update(item, row_rate) for layer, item in gathered.items()})
 
-    def _where_lost(self, fed: Fed, part: slice) -> str | None:
+    def _where_lost(self, fed: Fed, part: int) -> str | None:
         """What made the loss of a batch's part no number: weights, rows, or the part of the host that first computed one."""
         weights = [(name, parameter) for name, parameter in self.host.named_parameters()]
         rows = [(f"the rows of layer {layer}", item.leaf_UE) for layer, item in fed.gathered.items()]
@@ -178,10 +185,10 @@ class Trainer:
         return token_losses(self.host, self.rows, layers, held_out)
 
 
-def _compiled(losses: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`losses` as kernels that torch.compile makes at the first call. Raises TrainingError there where it cannot, as without a C++
-    compiler."""
-    kernels = torch.compile(losses)
+def _compiled(objective: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`objective` as kernels that torch.compile makes at the first call. Raises TrainingError there where it cannot, as without a
+    C++ compiler."""
+    kernels = torch.compile(objective)
 
     def run(*inputs: Any) -> Tensor:
         try:

@@ -91,5 +91,5 @@ def _notes(records: list[dict[str, str | float | None]], memory: bool, mixes: bo
     if records and not memory:
         return ["Memory is off: nothing is looked up and the gates stay shut; /memory on switches it on."]
     if records and mixes:
-        return ["The gate of the mixture is the share of what the rows say in what comes next; the rest is the host's."]
+        return ["The gate of the mixture is how much what the rows say weighs in what comes next, beside what the host says."]
     return []

@@ -1,4 +1,4 @@
-"""What rows at the output say by themselves: a distribution, the host's beside it, and the same loss either way."""
+"""What rows at the output say by themselves, multiplied with what the host says, and what learns from it."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,9 @@ from torch import Tensor
 
 from engram_cli.errors import RecipeError
 from engram_cli.model.host import Host, initialise
+from engram_cli.model.memory import Memory
 from engram_cli.model.mixture import Mixture
-from engram_cli.recipe import HostRecipe, parse_recipe
+from engram_cli.recipe import HostRecipe, MemoryRecipe, parse_recipe
 
 RECIPE = HostRecipe(width=12, layers=2, heads=3, feed_forward=20, context=24)
 VOCAB, NUMBERS, ORDERS, OUTPUT = 17, 5, 2, RECIPE.layers
@@ -33,29 +34,35 @@ def inputs(tokens: int = 20) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
     return tokens_BT, targets_BT, {OUTPUT: torch.randn(2, tokens, ORDERS * NUMBERS, generator=generator)}
 
 
-def test_both_sides_are_weighed(host: Host) -> None:
+def test_both_sides_are_multiplied(host: Host) -> None:
     tokens_BT, _, memory = inputs()
     mixture = host.mixture
     assert mixture is not None
     hidden_BTD = host.hidden(tokens_BT)
     row_BTC = memory[OUTPUT][..., :NUMBERS] + memory[OUTPUT][..., NUMBERS:]
-    own_BTV = torch.softmax(row_BTC @ mixture.vectors.T + mixture.bias, -1)
-    says_BTV = torch.softmax(hidden_BTD @ host.embedding.weight.T + host.bias, -1)
-    sure_BT2 = torch.stack([says_BTV.amax(-1), own_BTV.amax(-1)], -1).log()
-    heard = torch.cat([hidden_BTD, memory[OUTPUT], sure_BT2], -1)
-    weight_BT1 = torch.sigmoid(mixture.gate_out(F.silu(mixture.gate_in(heard))))
-    wanted_BTV = (1 - weight_BT1) * says_BTV + weight_BT1 * own_BTV
-    torch.testing.assert_close(host(tokens_BT, memory).exp(), wanted_BTV)
+    gate_BT2 = torch.sigmoid(mixture.gate_out(F.silu(mixture.gate_in(torch.cat([hidden_BTD, memory[OUTPUT]], -1)))))
+    host_BTD = 0.75 * gate_BT2[..., :1] * hidden_BTD + hidden_BTD @ mixture.map_host.weight.T
+    rows_BTC = 1.5 * gate_BT2[..., 1:] * row_BTC + memory[OUTPUT] @ mixture.map_rows.weight.T
+    wanted_BTV = host_BTD @ host.embedding.weight.T + rows_BTC @ mixture.vectors.T + mixture.bias
+    torch.testing.assert_close(host(tokens_BT, memory), wanted_BTV)
     assert host.gated == ("mixture",)
-    torch.testing.assert_close(host.gates["mixture"], weight_BT1)
+    torch.testing.assert_close(host.gates["mixture"], gate_BT2[..., 1:])
     host(tokens_BT, memory, last=1)
-    torch.testing.assert_close(host.gates["mixture"], weight_BT1)  # of all positions, whatever is asked of the last
+    torch.testing.assert_close(host.gates["mixture"], gate_BT2[..., 1:])  # of all positions, whatever is asked of the last
 
 
-def test_at_first_both_sides_weigh_the_same(host: Host) -> None:
+def test_at_first_it_is_a_geometric_mean(host: Host) -> None:
     tokens_BT, _, memory = inputs()
-    initialise(host, torch.Generator().manual_seed(0))
-    host(tokens_BT, memory)
+    generator = torch.Generator().manual_seed(0)
+    initialise(host, generator)
+    assert host.mixture is not None
+    vectors_VC, bias_V = torch.randn(VOCAB, NUMBERS, generator=generator), torch.randn(VOCAB, generator=generator)
+    with torch.no_grad():
+        host.bias.normal_(generator=generator)
+        host.mixture.begin(vectors_VC, bias_V, host.bias)
+    row_BTC = memory[OUTPUT][..., :NUMBERS] + memory[OUTPUT][..., NUMBERS:]
+    says_BTV = host(tokens_BT).log_softmax(-1) * 0.375 + (row_BTC @ vectors_VC.T + bias_V).log_softmax(-1) * 0.75
+    torch.testing.assert_close(host(tokens_BT, memory).log_softmax(-1), says_BTV.log_softmax(-1))
     torch.testing.assert_close(host.gates["mixture"], torch.full((2, 20, 1), 0.5))
 
 
@@ -76,40 +83,50 @@ def test_a_text_in_pieces_is_the_text(host: Host) -> None:
     torch.testing.assert_close(host(tokens_BT, memory, last=3), whole_BTV[:, -3:])
 
 
-def test_what_rows_mean_stays_while_the_gate_learns(host: Host) -> None:
+def test_what_rows_mean_stays_while_the_rest_learns(host: Host) -> None:
     tokens_BT, targets_BT, memory = inputs()
-    host.losses(tokens_BT, targets_BT, memory).mean().backward()
+    host.objective(tokens_BT, targets_BT, memory).backward()
     assert host.mixture is not None
-    learns = {name: parameter.grad is not None for name, parameter in host.mixture.named_parameters()}
-    assert learns == {
-        "vectors": False,
-        "bias": False,
-        "gate_in.weight": True,
-        "gate_in.bias": True,
-        "gate_out.weight": True,
-        "gate_out.bias": True,
-    }
+    learns = {name for name, parameter in host.mixture.named_parameters() if parameter.grad is not None}
+    assert learns == {name for name, _ in host.mixture.named_parameters()} - {"vectors"}
     assert np.all(host.embedding.weight.grad.abs().sum(1).numpy() > 0)
 
 
 def test_rows_learn_from_the_mixture_where_they_are_trained(host: Host) -> None:
     tokens_BT, targets_BT, memory = inputs()
-    initialise(host, torch.Generator().manual_seed(0))  # a gate that hears nothing yet
+    initialise(host, torch.Generator().manual_seed(0))  # gates that hear nothing yet
     memory[OUTPUT].requires_grad_()
-    host.losses(tokens_BT, targets_BT, memory).mean().backward()
-    mixed = F.nll_loss(host(tokens_BT, memory).transpose(1, 2), targets_BT)
+    host.objective(tokens_BT, targets_BT, memory).backward()
+    mixed = host.losses(tokens_BT, targets_BT, memory).mean()
     torch.testing.assert_close(memory[OUTPUT].grad, torch.autograd.grad(mixed, memory[OUTPUT])[0])
 
 
-def test_the_host_learns_as_if_it_were_alone(host: Host) -> None:
+def test_a_host_that_hears_other_rows_learns_with_them() -> None:
     tokens_BT, targets_BT, memory = inputs()
-    host.losses(tokens_BT, targets_BT, memory).mean().backward()
-    learnt = {name: parameter.grad.clone() for name, parameter in host.host_parameters() if parameter.grad is not None}
+    host = Host(VOCAB, RECIPE, {0: Memory(RECIPE.width, 6, MemoryRecipe())}, Mixture(VOCAB, NUMBERS, ORDERS, RECIPE.width))
+    initialise(host, torch.Generator().manual_seed(0))
+    memory[0] = torch.randn(2, 20, 6, requires_grad=True)
+    value = host.objective(tokens_BT, targets_BT, memory)
+    torch.testing.assert_close(value, host.losses(tokens_BT, targets_BT, memory).mean())
+    (heard,) = torch.autograd.grad(value, memory[0])
+    alone = F.cross_entropy((host.hidden(tokens_BT, memory) @ host.embedding.weight.T + host.bias).transpose(1, 2), targets_BT)
+    torch.testing.assert_close(heard, torch.autograd.grad(alone, memory[0])[0])
+
+
+@pytest.mark.parametrize("heard", [1, 2])
+def test_the_host_learns_as_if_it_were_alone_and_the_mixture_from_what_is_heard(host: Host, heard: int) -> None:
+    tokens_BT, targets_BT, memory = inputs()
+    memory = {OUTPUT: memory[OUTPUT][:heard]}
+    value = host.objective(tokens_BT, targets_BT, memory)
+    value.backward()
+    learnt = {name: parameter.grad for name, parameter in host.named_parameters() if parameter.grad is not None}
     host.zero_grad()
-    logits_BTV = host.hidden(tokens_BT) @ host.embedding.weight.T + host.bias
-    F.cross_entropy(logits_BTV.transpose(1, 2), targets_BT).backward()
-    for name, parameter in host.host_parameters():
-        torch.testing.assert_close(learnt[name], parameter.grad, rtol=1e-3, atol=1e-6)
+    alone, mixed = host.losses(tokens_BT, targets_BT).mean(), host.losses(tokens_BT[:heard], targets_BT[:heard], memory).mean()
+    torch.testing.assert_close(value, mixed)
+    (alone + mixed).backward()
+    for name, parameter in host.named_parameters():
+        if name in learnt:
+            torch.testing.assert_close(learnt[name], parameter.grad, rtol=1e-3, atol=1e-6)
 
 
 def test_it_belongs_to_the_memory(host: Host) -> None:

@@ -116,4 +116,4 @@ def test_a_host_beside_rows_that_speak_for_themselves_begins_as_a_plain_one() ->
         assert torch.equal(beside, plain), name
     assert hosts[0].mixture is not None
     assert torch.equal(hosts[0].mixture.vectors, learnt.vectors_VC)
-    assert torch.equal(hosts[0].mixture.bias, learnt.bias_V)
+    torch.testing.assert_close(hosts[0].mixture.bias, 0.75 * learnt.bias_V + 0.375 * pairs.bias_V)

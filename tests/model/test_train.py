@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from engram_cli.model.row_store import HeldRows
 from engram_cli.model.start import Start
 from engram_cli.model.train import Budget, Trainer
 from engram_cli.recipe import ROW_OPTIMIZERS
-from tests.training import TINY, held_out_of, start_of, tiny, trainer_of
+from tests.training import SPEAKING, TINY, held_out_of, start_of, tiny, trainer_of
 
 STEPS = 5
 
@@ -282,13 +283,40 @@ def test_a_step_in_parts_equals_one_large_batch(
         np.testing.assert_allclose(matrix(parts, layer), matrix(whole, layer), rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("layers", "rate", "batch", "accumulate", "heard"),
+    [
+        ((1,), 0.0, 8, 1, [0, 1]),
+        ((1,), 0.0, 4, 2, [0, 4]),
+        ((1,), 0.0, 2, 2, [0, 2]),
+        ((1,), 0.1, 4, 1, [0, 1, 2, 3]),  # rows learn from every stretch
+        ((0, 1), 0.0, 4, 1, [0, 1, 2, 3]),  # and so does a host that hears rows
+    ],
+)
+def test_a_mixture_alone_learns_from_a_quarter(
+    ngrams: NGrams, tmp_path: Path, layers: tuple[int, ...], rate: float, batch: int, accumulate: int, heard: list[int]
+) -> None:
+    training = replace(SPEAKING.training, row_learning_rate=rate, batch=batch, accumulate=accumulate)
+    recipe = replace(SPEAKING, hash=replace(SPEAKING.hash, layers=layers), training=training)
+    trainer = trainer_of(ngrams, start_of(ngrams, tmp_path, recipe), recipe)
+    fed = trainer.feed.take(0)
+    assert all(item.place_BTH.shape[0] == len(heard) for item in fed.gathered.values())
+    named_H = trainer.rows[1].layout.row_ids(trainer.batches[0].windows_BTN[heard])
+    assert np.array_equal(fed.gathered[1].ids_U[fed.gathered[1].place_BTH], named_H)
+    before = {name: parameter.clone() for name, parameter in trainer.host.named_parameters()}
+    trainer.step(0.5)
+    trainer.step(0.5)
+    still = {name for name, parameter in trainer.host.named_parameters() if torch.equal(parameter, before[name])}
+    assert still == {"mixture.vectors"}
+
+
 @pytest.mark.parametrize("where", ["ram", "mmap"])
 def test_reading_a_batch_ahead_changes_nothing(ngrams: NGrams, start: Start, where: str) -> None:
     """Against a run that reads every batch only when all that came before is written."""
     ahead, waiting = trainer_of(ngrams, start, where=where), trainer_of(ngrams, start, where=where)
     for _ in range(6):
         ahead.step(0.25)
-        waiting.feed = Feed(waiting.batches, waiting.rows, waiting.host.device)
+        waiting.feed = Feed(waiting.batches, waiting.rows, waiting.host.device, np.arange(waiting.batches.batch))
         waiting.step(0.25)
         for rows in waiting.rows.values():
             rows.finish()

@@ -59,7 +59,7 @@ def test_the_mixtures_gate_is_there_where_rows_speak_for_themselves(tmp_path: Pa
     assert report.tables["lookups"].column_names[-3:] == ["3-gram", "gate_mixture", "next"]
     assert report.tables["lookups"]["gate_mixture"].to_pylist() == pytest.approx([0.25] * report.tables["lookups"].num_rows)
     assert report.facts["mean gate of the mixture"] == Measure(pytest.approx(0.25), "share")
-    assert "the rest is the host's" in report.notes[0]
+    assert "how much what the rows say weighs" in report.notes[0]
 
 
 def test_facts_sum_up_the_records(session: Session) -> None:
