@@ -54,7 +54,7 @@ def command(
     use_threads(threads)
     counted = None if ngrams is None else open_ngrams(ngrams)
     with progress(quiet) as shown:
-        found = plan(counted, recipe=given, memory=budget, measure=not no_measure, device=device, progress=shown)
+        found = plan(counted, recipe=given, memory=budget, take=take, measure=not no_measure, device=device, progress=shown)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, found.recipe_text(take, out.stem))

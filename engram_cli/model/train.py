@@ -164,9 +164,8 @@ class Trainer:
 
     def _lost(self, what: str, value: float, where: str | None) -> TrainingError:
         place = f", first in {where}" if where else ""
-        return TrainingError(
-            f"the {what} must stay finite, but it is {value} at step {self.step_number + 1}{place}; lower training.learning_rate"
-        )
+        rates = "training.learning_rate" + (" or training.row_learning_rate" if self.recipe.row_learning_rate else "")
+        return TrainingError(f"the {what} must stay finite, but it is {value} at step {self.step_number + 1}{place}; lower {rates}")
 
     def _rate(self, fraction: float) -> float:
         """The share of the learning rates in force: linear warm-up, then linear decay to a tenth."""

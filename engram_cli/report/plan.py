@@ -5,7 +5,7 @@ Alternatives spend the same budget and differ in one thing each: how many heads,
 advised follows from it by a rule that was found by training them (docs/log.md, "sizing a table"), not from a run.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -83,9 +83,7 @@ class Plan:
 
     def recipe_text(self, chosen: str | None = None, name: str = "planned") -> str:
         """The alternative `chosen` (None: the advised one) as a commented recipe called `name`. Raises RecipeError for another."""
-        chosen = chosen or self.advised or ""
-        if chosen not in self.recipes:
-            raise RecipeError(f"--take names one of the plans, {', '.join(self.recipes)}, but it is {chosen!r}; choose one of them")
+        chosen = _taken(chosen or self.advised or "", self.recipes)
         recipe = replace(self.recipes[chosen], name=name, description=f"{self.report.title}: {chosen}")
         lines, section = [f"# {self.report.title}; the alternative is called {chosen}."], ""
         for line in recipe.to_toml().splitlines():
@@ -102,6 +100,7 @@ def plan(
     *,
     recipe: Recipe | None = None,
     memory: int | None = None,
+    take: str | None = None,
     measure: bool = True,
     device: str = "auto",
     directory: str | Path = ".",
@@ -109,10 +108,11 @@ def plan(
 ) -> Plan:
     """Alternatives for `memory` bytes over the grams of `ngrams`; without `memory`, what `recipe` costs, with or without `ngrams`.
 
-    With both, host, layers, hash and training are the recipe's, and it is shown beside the alternatives. measure: train a few steps
-    of each; directory: where a table would be written, of which only the free space is asked.
-    Raises RecipeError where neither is given, where no table fits the budget, or where the n-grams do not suit the hash;
-    ArtifactError for an order or a pad that was not counted; TrainingError where there is too little text to measure on.
+    With both, host, layers, hash and training are the recipe's, and it is shown beside the alternatives. take: the name that one of
+    them has to have; measure: train a few steps of each; directory: where a table would be written, of which only the free space
+    is asked.
+    Raises RecipeError where neither is given, where no table fits the budget, none is called `take`, or the n-grams do not suit the
+    hash; ArtifactError for an order or a pad that was not counted; TrainingError where there is too little text to measure on.
     """
     spectra = read_spectra(ngrams) if ngrams else None
     base = recipe or BUILT_IN
@@ -130,6 +130,8 @@ def plan(
         budgets = list(_other_budgets(plans[advised], ngrams, spectra, memory))
     elif recipe is None:
         raise RecipeError("a plan is for a budget or of a recipe, but neither is given; give --memory or --recipe")
+    if take is not None:
+        _taken(take, plans)  # before any of them is measured
     if ngrams is not None and measure and all(found.recipe.buildable for found in plans.values()):
         plans = _measured(plans, ngrams, device, progress)
     tokens = ngrams.artifact.manifest.facts["tokens"] if ngrams else None
@@ -138,6 +140,13 @@ def plan(
     facts = dict(_facts(ngrams, spectra, plans, advised, memory))
     report = Report("plan", title, facts, tables, tuple(_notes(plans, advised, ngrams, memory, Path(directory))))
     return Plan(report, {name: found.recipe for name, found in plans.items()}, advised)
+
+
+def _taken(name: str, plans: Collection[str]) -> str:
+    """`name`, where it is one of `plans`. Raises RecipeError."""
+    if name not in plans:
+        raise RecipeError(f"--take names one of the plans, {', '.join(plans)}, but it is {name!r}; choose one of them")
+    return name
 
 
 def _planned(name: str, recipe: Recipe, ngrams: NGrams | None, spectra: Mapping[int, Curve] | None) -> Planned:

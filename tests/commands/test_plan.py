@@ -89,7 +89,6 @@ def test_a_published_table_needs_no_ngrams(capsys: Output) -> None:
         (["--recipe", "nowhere.toml"], "cannot be read"),
         (["--recipe", "tiny.toml", "-o", "mine.toml"], "give --memory"),
         (["--memory", "1MiB", "--take", "bf16"], "give --out"),
-        (["--memory", "1MiB", "--no-measure", "-o", "mine.toml", "--take", "none"], "--take names one of the plans"),
         (["--memory", "1MiB", "-o", "tiny.toml"], "tiny.toml is there already"),
         (["--memory", "1MiB", "-o", ".", "--force"], "name a file"),
         (["--memory", "1MiB", "--device", "gpu"], "--device is auto, cpu or cuda"),
@@ -100,6 +99,11 @@ def test_a_published_table_needs_no_ngrams(capsys: Output) -> None:
 )
 def test_what_cannot_be(refused: Refused, options: list[str], reason: str) -> None:
     assert reason in refused(*options)
+
+
+def test_a_plan_that_is_none_is_refused_before_any_is_measured(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engram_cli.report.plan.measure_pace", None)
+    assert "--take names one of the plans" in refused("--memory", "1MiB", "-o", "mine.toml", "--take", "none")
 
 
 def test_a_budget_without_ngrams(refused: Refused) -> None:

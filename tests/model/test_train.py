@@ -250,6 +250,17 @@ def test_what_computed_no_number_first_is_told(trainer: Trainer) -> None:
         trainer.step(0.0)
 
 
+@pytest.mark.parametrize(
+    ("rate", "rates"), [(0.05, "training.learning_rate or training.row_learning_rate"), (0.0, "training.learning_rate")]
+)
+def test_the_rates_that_trained_are_to_be_lowered(ngrams: NGrams, start: Start, rate: float, rates: str) -> None:
+    trainer = trainer_of(ngrams, start, tiny(row_learning_rate=rate))
+    with torch.no_grad():
+        trainer.host.final_norm.weight[0] = math.nan
+    with pytest.raises(TrainingError, match=f"; lower {rates}$"):
+        trainer.step(0.0)
+
+
 def test_rows_that_are_no_numbers_are_told(trainer: Trainer) -> None:
     rows = trainer.rows[1]
     ids_U = named(trainer, 1, 1)
