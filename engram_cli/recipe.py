@@ -126,7 +126,7 @@ class HostRecipe:
 
     width: hidden size; feed_forward: inner size of SwiGLU; context: tokens that it sees, of a foreign host those of a stretch of
     training; name: engram is the small one that is trained here, any other is foreign and has its own heads and feed_forward;
-    branches: of its residual stream.
+    branches: of its residual stream, joined by hyper-connections (model/connections.py); 1 in a foreign host with a memory of ours.
     """
 
     width: int = 192
@@ -163,7 +163,6 @@ class HostRecipe:
             others = [key for key, value in vars(self).items() if value != getattr(known, key)]
             _rule(not others, f"host.{others[0] if others else ''}", f"left out for a host called {self.name}", "set")
             return
-        _rule(self.branches == 1, "host.branches", f"1 in a host called {OUR_HOST}", self.branches)
         even = self.width % self.heads == 0 and (self.width // self.heads) % 2 == 0
         _rule(even, "host.width", f"an even multiple of host.heads = {self.heads} (rotary pairs)", self.width)
 

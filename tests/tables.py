@@ -33,6 +33,9 @@ context = 32
 """
 # whose rows at the output make a distribution of their own
 SPEAKING = RECIPE.replace("layers = [0, 2]", "layers = [0, 3]") + "[memory]\nmixture = true\n"
+# whose memory has all its parts, so that all that a cache holds is there, and one whose host has two branches besides
+ALL_PARTS = RECIPE + '[memory]\nconvolution = "random"\nbiases = true\n'
+BRANCHED = ALL_PARTS.replace("[host]", "[host]\nbranches = 2")
 TEXTS = (
     "The capital of France is Paris, and the river Seine flows through the city.",
     "The capital of Italy is Rome; the capital of Spain is Madrid.\n\nCafé crème, naïve façade, 東京 and Ελλάδα 🙂.",
@@ -49,8 +52,9 @@ def write_table(out: Path, recipe_text: str = RECIPE, *, texts: tuple[str, ...] 
     host = make_host(recipe, len(folded.canonical_V), layout)
     generator = torch.Generator().manual_seed(seed)
     initialise(host, generator)
-    for parameter in host.mixture.parameters() if host.mixture else ():  # which would weigh both sides the same
-        parameter.data.normal_(generator=generator)
+    for name, parameter in host.named_parameters():
+        if name.startswith("mixture.") or "_connections." in name:  # which would weigh both sides, or all branches, the same
+            parameter.data.normal_(generator=generator)
     random = np.random.default_rng(seed)
     with write_artifact(out, "table") as draft:
         for layer in layout.layers:

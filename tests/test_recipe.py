@@ -129,7 +129,7 @@ def test_what_is_no_recipe_is_refused(text: str, message: str) -> None:
         ("host", "width = 10", "an even multiple of host.heads = 6"),
         ("host", "width = 18", "an even multiple of host.heads = 6"),
         ("host", "layers = 0", "1 or more"),
-        ("host", "branches = 2", "1 in a host called engram"),
+        ("host", "branches = 0", "1 or more"),
         ("host", 'heads = 2\nname = "theirs"', "left out for a host called theirs"),
         ("host", "context = 1", "2 or more"),
         ("training", "batch = 0", "1 or more"),

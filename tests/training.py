@@ -29,6 +29,7 @@ SPEAKING = replace(  # like tables/demo.toml: ids alone too, whose rows are lear
     memory=MemoryRecipe(signed_sqrt=False, mixture=True),
     host=replace(TINY.host, layers=1),
 )
+BRANCHED = replace(TINY, memory=MemoryRecipe(convolution="random"), host=replace(TINY.host, branches=2))
 PAD = 2  # canonical, of streams made by hand
 
 

@@ -89,14 +89,14 @@ class Carrier(nn.Module):
         """What training makes smaller: the mean loss, or what has its value and gradients of several."""
         return self.losses(tokens_BT, targets_BT, memory).mean()
 
-    def remember(self, layer: int, hidden_BTD: Tensor, memory_BTM: Tensor, cache: CacheLike | None) -> Tensor:
-        """What the memory of `layer` adds, [B, T, D]."""
+    def remember(self, layer: int, hidden: Tensor, memory_BTM: Tensor, cache: CacheLike | None) -> Tensor:
+        """What the memory of `layer` adds to `hidden`, [B, T, G, D] or [B, T, D] as there."""
         past_BSGD = cache.past(layer) if cache is not None else None
-        addition_BTD, gate_BTG, inputs_BTGD = self.memories[str(layer)](hidden_BTD, memory_BTM, past_BSGD)
+        addition, gate_BTG, inputs_BTGD = self.memories[str(layer)](hidden, memory_BTM, past_BSGD)
         if cache is not None and inputs_BTGD is not None:
             cache.take_in(layer, inputs_BTGD)
         self.gates[layer] = gate_BTG.detach()
-        return addition_BTD  # type: ignore[no-any-return]
+        return addition  # type: ignore[no-any-return]
 
     def stored(self) -> dict[str, nn.Parameter]:
         """The named parameters that an artifact holds: all that cannot be found elsewhere."""

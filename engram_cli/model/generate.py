@@ -89,7 +89,7 @@ class Decoder:
     """One document of token ids, and what the host keeps of it.
 
     ids: all of it; first: the first id that the host still sees; gates: for each of the host's gates how far it opened at each id
-    that was run, None where it ran without memory or not at all; usage: what it took so far.
+    that was run, the mean of its branches, None where it ran without memory or not at all; usage: what it took so far.
     """
 
     def __init__(self, table: TableLike, memory: bool = True) -> None:
@@ -180,7 +180,7 @@ class Decoder:
         logits_BTV = host(tokens_BT, memory, self._cache, last=1)
         for place, gates in self.gates.items():
             gates += [None] * (start - len(gates))
-            gates[start:stop] = host.gates[place][0, :, 0].tolist() if memory else [None] * (stop - start)
+            gates[start:stop] = host.gates[place][0].mean(-1).tolist() if memory else [None] * (stop - start)
         return logits_BTV[0, -1].float().cpu()  # type: ignore[no-any-return]
 
     def _count_rows(self, tokens: int) -> None:

@@ -1,7 +1,8 @@
 """The host: a small decoder-only transformer (RMSNorm, RoPE, SwiGLU, tied embeddings, SDPA) that carries memories at some layers.
 
 Without memories, or called without what they looked up, it is *plain*: the same host, the same logits bit for bit as with every
-gate at zero. Shapes: B batch, T tokens, S cached tokens, K attention heads, C numbers per attention head, D width, V vocabulary.
+gate at zero. Its residual stream has the recipe's branches, nearly always one (connections.py).
+Shapes: B batch, T tokens, S cached tokens, G branches, K attention heads, C numbers per attention head, D width, V vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engram_cli.model.carrier import MIXTURE, CacheLike, Carrier
+from engram_cli.model.connections import Connections, branches_at, connect, fork, join
 from engram_cli.model.memory import Memory
 from engram_cli.model.mixture import Mixture, cross_entropy
 from engram_cli.recipe import HostRecipe
@@ -22,7 +24,7 @@ class Cache:
     """What a host keeps of the tokens seen so far, of which there are `length`; a smaller `length` takes the newest back.
 
     store: keys and values of every layer, [layers, 2, B, K, context, C]; convolved: layer -> inputs of its memory's convolution,
-    [B, context, 1, D], where it has one. All passes over one cache look up at the same layers.
+    [B, context, G, D], where it has one. All passes over one cache look up at the same layers.
     """
 
     def __init__(self, host: "Host", batch: int = 1) -> None:
@@ -30,7 +32,8 @@ class Cache:
         shape = (recipe.layers, 2, batch, recipe.heads, recipe.context, recipe.width // recipe.heads)
         self.store = host.embedding.weight.new_zeros(shape)
         self.convolved = {
-            layer: host.embedding.weight.new_zeros(batch, recipe.context, 1, recipe.width) for layer in host.convolved_layers
+            layer: host.embedding.weight.new_zeros(batch, recipe.context, branches_at(layer, recipe), recipe.width)
+            for layer in host.convolved_layers
         }
         self.length = 0
 
@@ -47,7 +50,7 @@ class Cache:
         return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
 
     def past(self, layer: int) -> Tensor | None:
-        """What one layer's convolution has taken in up to here, [B, S, 1, D]; None where it has none."""
+        """What one layer's convolution has taken in up to here, [B, S, G, D]; None where it has none."""
         return self.convolved[layer][:, : self.length] if layer in self.convolved else None
 
     def take_in(self, layer: int, inputs_BTGD: Tensor) -> None:
@@ -101,19 +104,24 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention and feed-forward, each behind an RMSNorm."""
+    """Layer number `layer`: attention and feed-forward, each behind an RMSNorm and connected with the residual stream."""
 
-    def __init__(self, recipe: HostRecipe) -> None:
+    def __init__(self, recipe: HostRecipe, layer: int) -> None:
         super().__init__()
+        self.layer = layer
         self.attention_norm = nn.RMSNorm(recipe.width, eps=1e-6)
         self.attention = Attention(recipe)
+        self.attention_connections = connect(recipe.branches, 2 * layer)
         self.feed_forward_norm = nn.RMSNorm(recipe.width, eps=1e-6)
         self.feed_forward = FeedForward(recipe)
+        self.feed_forward_connections = connect(recipe.branches, 2 * layer + 1)
 
-    def forward(self, hidden_BTD: Tensor, rotation_TC: tuple[Tensor, Tensor], layer: int, cache: Cache | None) -> Tensor:
-        hidden_BTD = hidden_BTD + self.attention(self.attention_norm(hidden_BTD), rotation_TC, layer, cache)
-        addition_BTD: Tensor = self.feed_forward(self.feed_forward_norm(hidden_BTD))
-        return hidden_BTD + addition_BTD
+    def forward(self, stream: Tensor, rotation_TC: tuple[Tensor, Tensor], cache: Cache | None) -> Tensor:
+        heard_BTD = self.attention_norm(self.attention_connections.heard(stream))
+        answer_BTD = self.attention(heard_BTD, rotation_TC, self.layer, cache)
+        stream = self.attention_connections.answered(stream, answer_BTD)
+        heard_BTD = self.feed_forward_norm(self.feed_forward_connections.heard(stream))
+        return self.feed_forward_connections.answered(stream, self.feed_forward(heard_BTD))
 
 
 class Host(Carrier):
@@ -129,7 +137,7 @@ class Host(Carrier):
         self.mixture = mixture
         self.recipe = recipe
         self.embedding = nn.Embedding(vocab, recipe.width)
-        self.blocks = nn.ModuleList(Block(recipe) for _ in range(recipe.layers))
+        self.blocks = nn.ModuleList(Block(recipe, layer) for layer in range(recipe.layers))
         self.final_norm = nn.RMSNorm(recipe.width, eps=1e-6)
         self.bias = nn.Parameter(torch.zeros(vocab))
         cosine, sine = _rotation_tables(recipe.context, recipe.width // recipe.heads)
@@ -171,14 +179,14 @@ class Host(Carrier):
         last = first + tokens_BT.shape[1]
         assert last <= self.recipe.context, f"{last} tokens in a context of {self.recipe.context}"
         rotation_TC = (self.cosine[first:last], self.sine[first:last])  # type: ignore[index]
-        hidden_BTD = self.embedding(tokens_BT)
+        stream = fork(self.embedding(tokens_BT), self.recipe.branches)
         for layer, block in enumerate(self.blocks):
             if memory is not None and layer in memory:
-                hidden_BTD = hidden_BTD + self.remember(layer, hidden_BTD, memory[layer], cache)
-            hidden_BTD = block(hidden_BTD, rotation_TC, layer, cache)
+                stream = stream + self.remember(layer, stream, memory[layer], cache)
+            stream = block(stream, rotation_TC, cache)
         if cache is not None:
             cache.length = last
-        normed_BTD: Tensor = self.final_norm(hidden_BTD)
+        normed_BTD: Tensor = self.final_norm(join(stream, self.recipe.branches))
         output = self.recipe.layers
         if memory is not None and output in memory and self.mixture is None:
             normed_BTD = normed_BTD + self.remember(output, normed_BTD, memory[output], cache)
@@ -197,6 +205,9 @@ def initialise(host: Host, generator: torch.Generator) -> None:
         if name.endswith(("attention.output.weight", "feed_forward.down.weight")):
             deviation *= shrink
         nn.init.normal_(parameter, std=deviation, generator=generator)
+    for module in host.modules():
+        if isinstance(module, Connections):
+            module.begin()
     for layer in host.memory_layers:
         memory: Memory = host.memories[str(layer)]  # type: ignore[assignment]
         memory.initialise(generator)

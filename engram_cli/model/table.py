@@ -21,6 +21,7 @@ from torch import Tensor
 from engram_cli.corpus.tokenizer import load_tokenizer
 from engram_cli.errors import ArtifactError, DeviceError, HostError
 from engram_cli.model.carrier import OF_MEMORY, Carrier
+from engram_cli.model.connections import branches_at
 from engram_cli.model.foreign import ForeignHost
 from engram_cli.model.host import Host
 from engram_cli.model.host_directory import HostDirectory, open_host
@@ -55,7 +56,11 @@ def make_memories(recipe: Recipe, width: int, layout: Layout | None) -> dict[int
     mixed = {recipe.host.layers} if recipe.mixes else set()
     return {
         layer.layer: Memory(
-            width, layer.heads * recipe.rows.dim, recipe.memory, dilation=layer.max_order, branches=recipe.host.branches
+            width,
+            layer.heads * recipe.rows.dim,
+            recipe.memory,
+            dilation=layer.max_order,
+            branches=branches_at(layer.layer, recipe.host),
         )
         for layer in (layout.layers if layout else ())
         if layer.layer not in mixed

@@ -13,8 +13,8 @@ _VISIBLE = str.maketrans({"\n": "⏎", "\r": "␍", "\t": "⇥"})
 
 def trace(session: Session) -> Report:
     """The look-ups of the last turn, one record for each token that the host read: the gram that ends there for each order, as it
-    was written (the token map may fold other spellings into it), the gate of each layer and of the mixture, and the token that
-    followed."""
+    was written (the token map may fold other spellings into it), the gate of each layer (the mean of its branches) and of the
+    mixture, and the token that followed."""
     decoder, layers = session.decoder, session.table.layout.layers
     orders = sorted({order for layer in layers for order in layer.orders})
     first, answer, stop = session.turn

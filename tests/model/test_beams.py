@@ -14,12 +14,10 @@ from engram_cli.model import beams as module
 from engram_cli.model.beams import Beam, beam_search
 from engram_cli.model.generate import Decoder, Sampling, generate
 from engram_cli.model.table import Table, open_table
-from tests.tables import RECIPE, SPEAKING, write_table
-
-ALL_PARTS = RECIPE + '[memory]\nconvolution = "random"\nbiases = true'
+from tests.tables import ALL_PARTS, BRANCHED, SPEAKING, write_table
 
 
-@pytest.fixture(scope="module", params=[ALL_PARTS, SPEAKING], ids=["all parts", "mixture"])
+@pytest.fixture(scope="module", params=[ALL_PARTS, BRANCHED, SPEAKING], ids=["all parts", "branches", "mixture"])
 def table(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Table:
     """All parts of the memory, so that all that is cached must move; or rows that make a distribution of their own."""
     return open_table(write_table(tmp_path_factory.mktemp("tables") / "tiny", request.param, seed=3), "cpu")

@@ -23,10 +23,11 @@ from engram_cli.model.build import build
 from engram_cli.model.checkpoint import find_checkpoint
 from engram_cli.model.data import Batches, HeldOut, layout_for
 from engram_cli.model.generate import Decoder
+from engram_cli.model.host import initialise
 from engram_cli.model.layer_rows import LayerRows, Updated
 from engram_cli.model.placement import check_resources, place_rows, rows_bytes
 from engram_cli.model.start import streams
-from engram_cli.model.table import open_table
+from engram_cli.model.table import make_host, open_table
 from engram_cli.model.train import Budget, Trainer, token_losses
 from engram_cli.progress import Amounts, Silent
 from engram_cli.recipe import INITS, ROW_OPTIMIZERS, HashRecipe, Recipe, RowsRecipe, parse_recipe
@@ -37,7 +38,7 @@ from engram_cli.table.layout import Layout
 from engram_cli.table.rows import Rows
 from tests.corpora import write_ngrams
 from tests.tables import whole
-from tests.training import SPEAKING, TINY, layout_of, start_of, tiny, trainer_of
+from tests.training import BRANCHED, SPEAKING, TINY, layout_of, start_of, tiny, trainer_of
 
 BUDGET = Budget(tokens=64 * 12)  # steps of 64 tokens
 FILES = {
@@ -134,10 +135,10 @@ def assert_same_table(one: Artifact, other: Artifact) -> None:
 
 
 # a table --------------------------------------------------------------------------------------------------------------
-RECIPES = (tiny("counts", "f32"), tiny("counts", "bf16"), tiny("random", "f16"), tiny("zero", "f32"), SPEAKING)
+RECIPES = (tiny("counts", "f32"), tiny("counts", "bf16"), tiny("random", "f16"), tiny("zero", "f32"), SPEAKING, BRANCHED)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=["counts", "bf16", "random", "zero", "mixture"])
+@pytest.mark.parametrize("recipe", RECIPES, ids=["counts", "bf16", "random", "zero", "mixture", "branches"])
 def test_a_reopened_table_is_the_trained_one_bit_for_bit(ngrams: NGrams, built: Built, recipe: Recipe) -> None:
     with keep_trainers() as kept:
         artifact = built(recipe)
@@ -159,6 +160,21 @@ def test_a_reopened_table_is_the_trained_one_bit_for_bit(ngrams: NGrams, built: 
     loss = float(token_losses(table.host, table.rows, table.layout.layers, held_out).mean())
     assert artifact.manifest.facts["held_out_loss"] == round(loss, 6)
     assert artifact.manifest.facts["bits_per_byte"] == pytest.approx(loss / np.log(2) * held_out.tokens_per_byte, abs=1e-6)
+
+
+def test_all_connections_of_branches_are_trained(ngrams: NGrams, built: Built) -> None:
+    table = open_table(built(BRANCHED, Budget(tokens=64)).path, "cpu")
+    untrained = make_host(BRANCHED, ngrams.vocab, table.layout)
+    initialise(untrained, torch.Generator())
+    trained = dict(table.host.named_parameters())
+    connections = {name: begun for name, begun in untrained.named_parameters() if "_connections." in name}
+    assert len(connections) == 3 * 2 * BRANCHED.host.layers
+    for name, begun in connections.items():
+        assert (trained[name] != begun).all(), name
+    decoder = Decoder(table)
+    decoder.extend([5, 6, 7])
+    decoder.logits()
+    assert all(0 < gate < 1 for gates in decoder.gates.values() for gate in gates if gate is not None)
 
 
 @pytest.mark.parametrize(("family", "layers"), [("deepseek-v4.1", (0, 1)), ("qwen-ple", (1, 2))])
@@ -296,12 +312,13 @@ def test_a_kill_loses_only_what_came_after_the_checkpoint(
     assert [done for done, unit in seen if unit == "tokens"] == [64 * step for step in range(7, 13)]
 
 
-def test_a_killed_run_of_speaking_rows_ends_like_any_other(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = built(SPEAKING, out="whole")
+@pytest.mark.parametrize("recipe", [SPEAKING, BRANCHED], ids=["mixture", "branches"])
+def test_a_killed_run_of_another_form_ends_like_any_other(built: Built, monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> None:
+    whole = built(recipe, out="whole")
     monkeypatch.setattr(module, "_CHECKPOINT_SECONDS", 0.0)
     with pytest.raises(Killed):
-        built(SPEAKING, progress=StopAt(Killed(), tokens=64 * 7))
-    assert_same_table(built(SPEAKING, resume=True), whole)
+        built(recipe, progress=StopAt(Killed(), tokens=64 * 7))
+    assert_same_table(built(recipe, resume=True), whole)
 
 
 @pytest.mark.parametrize("where", ["measuring", "writing", "digesting", "renaming"])
