@@ -12,7 +12,7 @@ from engram_cli.model.host import Host, initialise
 from engram_cli.model.memory import Memory
 from engram_cli.model.mixture import Mixture
 from engram_cli.model.statistics import EMBEDDING_SCALE, initialise_host, token_vectors
-from engram_cli.recipe import HostRecipe
+from engram_cli.recipe import HostRecipe, MemoryRecipe
 from tests.strategies import MAX_ID
 
 VOCAB, DIM, HEADS = MAX_ID + 1, 3, 2
@@ -103,6 +103,20 @@ def test_the_host_starts_where_rows_and_embedding_agree(width: int) -> None:
             looked_up_VM[:, order] = vectors.vectors_VC
             value_VD = host.memories[str(layer)].value(looked_up_VM.flatten(1)).detach()
             torch.testing.assert_close(0.5 * value_VD, expected_VD / EMBEDDING_SCALE**2, rtol=1e-4, atol=1e-4)
+
+
+def test_all_branches_of_a_memory_begin_about_half_open() -> None:
+    vectors = token_vectors(random_tokens(VOCAB), VOCAB, HEADS * DIM, 8, seed=0)
+    host = Host(
+        VOCAB, HostRecipe(8, 2, 1, 8, 8, branches=3), {0: Memory(8, HEADS * DIM, MemoryRecipe(signed_sqrt=False), branches=3)}
+    )
+    initialise(host, torch.Generator().manual_seed(0))
+    initialise_host(host, vectors, vectors)
+    host(torch.arange(8)[None], {0: vectors.vectors_VC[None, :8]})
+    gate_TG = host.gates[0][0]
+    assert gate_TG.shape == (8, 3)
+    assert ((gate_TG - 0.5).abs() < 0.1).all()
+    assert gate_TG.std(dim=1).min() > 0  # each by keys of its own
 
 
 def test_a_host_beside_rows_that_speak_for_themselves_begins_as_a_plain_one() -> None:
