@@ -163,8 +163,8 @@ class Host(Carrier):
         return logits_BTV  # type: ignore[no-any-return]
 
     def objective(self, tokens_BT: Tensor, targets_BT: Tensor, memory: Mapping[int, Tensor] | None = None) -> Tensor:
-        """As in `Carrier`; beside a mixture with the host's gradient of its own loss, and that of the mixture's for all else. Of a
-        mixture the stretches count that `memory` has, the first of the batch."""
+        """As in `Carrier`; of a mixture its mean loss over the stretches that `memory` has, the first of the batch, with the
+        gradient of the host's own mean loss added."""
         if memory is None or self.mixture is None:
             return super().objective(tokens_BT, targets_BT, memory)
         hidden_BTD, memory_BTM = self.hidden(tokens_BT, memory), memory[self.recipe.layers]

@@ -7,8 +7,8 @@ vectors that the rows were filled for (rows_from_counts.py). With A = B = 0 this
 weight from its gate: what both hold for likely is likelier still, and what one rules out is out. A and B, linear maps from zero,
 learn what each side has to change when the other speaks too. At equal training this is 0.05 to 0.07 nats better than an
 arithmetic mean of any gate that was tried, and makes one distribution where that makes two (docs/log.md).
-The host neither hears the rows nor learns from the mixture: it is a plain one beside them. By the mixture's own gradient a host
-learns little where the rows know the answer. U stays as it is: what rows mean does not change.
+The host does not hear the rows: it learns as a plain one beside them, and besides from the mixture where that is heard. By the
+mixture's gradient alone a host learns little where the rows know the answer. U stays as it is: what rows mean does not change.
 Shapes: B batch, T tokens, V vocabulary, D width, C numbers of an order, M = orders * C, H hidden numbers of the gates.
 """
 
@@ -46,14 +46,14 @@ class Mixture(nn.Module):
 
     def forward(self, hidden_BTD: Tensor, memory_BTM: Tensor, embedding_VD: Tensor, last: int = 0) -> tuple[Tensor, Tensor]:
         """Logits [B, T, V], with `last` of so many last positions only, and b of all positions as a share of how much it can be,
-        [B, T, 1]. embedding_VD: E. Neither it nor the hidden states receive a gradient."""
-        hidden_BTD, embedding_VD = hidden_BTD.detach(), embedding_VD.detach()
-        gate_BT2 = self.gate_out(F.silu(self.gate_in(torch.cat([hidden_BTD, memory_BTM.detach()], dim=-1)))).sigmoid()
+        [B, T, 1]. embedding_VD: E, which receives no gradient here."""
+        heard_BTX = torch.cat([hidden_BTD, memory_BTM], dim=-1)
+        gate_BT2 = self.gate_out(F.silu(self.gate_in(heard_BTX))).sigmoid()
         says_BTC = memory_BTM.view(*memory_BTM.shape[:-1], self.orders, -1).sum(-2)
         host_BTD = _HOST * gate_BT2[..., :1] * hidden_BTD + self.map_host(hidden_BTD)
         rows_BTC = _ROWS * gate_BT2[..., 1:] * says_BTC + self.map_rows(memory_BTM)
         both_BTX = torch.cat([host_BTD, rows_BTC], dim=-1)[:, -last:]
-        logits_BTV = F.linear(both_BTX, torch.cat([embedding_VD, self.vectors], dim=-1), self.bias)
+        logits_BTV = F.linear(both_BTX, torch.cat([embedding_VD.detach(), self.vectors], dim=-1), self.bias)
         return logits_BTV, gate_BT2[..., 1:].float()
 
 
