@@ -52,8 +52,7 @@ class Mixture(nn.Module):
         says_BTC = memory_BTM.view(*memory_BTM.shape[:-1], self.orders, -1).sum(-2)
         host_BTD = _HOST * gate_BT2[..., :1] * hidden_BTD + self.map_host(hidden_BTD)
         rows_BTC = _ROWS * gate_BT2[..., 1:] * says_BTC + self.map_rows(memory_BTM)
-        both_BTX = torch.cat([host_BTD, rows_BTC], dim=-1)[:, -last:]
-        logits_BTV = F.linear(both_BTX, torch.cat([embedding_VD.detach(), self.vectors], dim=-1), self.bias)
+        logits_BTV = F.linear(rows_BTC[:, -last:], self.vectors, self.bias) + F.linear(host_BTD[:, -last:], embedding_VD.detach())
         return logits_BTV, gate_BT2[..., 1:].float()
 
 

@@ -282,8 +282,8 @@ def _notes(
         return
     grams = format_bytes(_GRAM_BYTES * ngrams.artifact.manifest.facts["tokens"])
     yield (
-        f"filling rows from counts takes up to {grams} of memory for the grams besides, and time on top of training: 11 s for 2.4 "
-        "million tokens, 26 s for 20.8 million on two cores (docs/benchmarks/2026-11-28_bench)"
+        f"filling rows from counts takes up to {grams} of memory for the grams besides, and time on top of training "
+        "(docs/benchmarks/2026-11-28_fill.md tells how much)"
     )
     if memory is not None and ngrams.canonical_vocab < ngrams.vocab:
         yield (
