@@ -132,14 +132,17 @@ def test_rows_that_would_cost_too_much_leave_nothing_but_the_way_to_go_on(
 
 
 SLOW = """
-import signal, sys
+import os, signal, sys
 from engram_cli import __main__ as cli
 from engram_cli.model.train import Trainer
 step = Trainer.step
+signalled, wake = os.pipe()  # where a signal is told of that came before it is waited for, too
+os.set_blocking(wake, False)
+signal.set_wakeup_fd(wake)
 def told(trainer, fraction):
     record = step(trainer, fraction)
     print("a step", flush=True)
-    signal.pause()
+    os.read(signalled, 1)
     return record
 Trainer.step = told
 cli.main(sys.argv[1:])
