@@ -16,7 +16,7 @@ import xxhash
 
 from engram_cli.errors import ArtifactError, ClusterError, ResourceError
 from engram_cli.progress import ProgressLike
-from engram_cli.store.artifact import partial_path, scratch_path
+from engram_cli.store.artifact import check_unfinished, partial_path, scratch_path
 
 FILE = "progress.json"
 _WORTH_KEEPING = 1 << 24  # tokens: encoding them again takes a quarter of a minute
@@ -29,8 +29,7 @@ def goes_on(final: Path, resume: bool, force: bool, progress: ProgressLike) -> b
     """
     partial = partial_path(final)
     unfinished = (scratch_path(partial) / FILE).is_file()
-    if unfinished and not (resume or force):
-        raise ArtifactError(f"{partial} holds an unfinished run of {final.name}; go on with --resume, or start anew with --force")
+    check_unfinished(final, unfinished, resume, force)
     if resume and unfinished:
         return True
     if resume:

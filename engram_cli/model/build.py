@@ -39,7 +39,16 @@ from engram_cli.model.train import Budget, Trainer, token_losses
 from engram_cli.progress import SILENT, ProgressLike
 from engram_cli.recipe import Recipe
 from engram_cli.store import schema
-from engram_cli.store.artifact import Artifact, Draft, check_out, open_artifact, partial_path, scratch_path, write_artifact
+from engram_cli.store.artifact import (
+    Artifact,
+    Draft,
+    check_out,
+    check_unfinished,
+    open_artifact,
+    partial_path,
+    scratch_path,
+    write_artifact,
+)
 from engram_cli.store.resources import free_memory
 from engram_cli.table.formats.engram import LAYOUT_FILE
 from engram_cli.table.layout import Layout
@@ -81,8 +90,7 @@ def build(
     check_out(final, force)
     partial = partial_path(final)
     checkpoint = find_checkpoint(scratch_path(partial))
-    if checkpoint and not (resume or force):
-        raise ArtifactError(f"{partial} holds an unfinished run of {final.name}; go on with --resume, or start anew with --force")
+    check_unfinished(final, checkpoint is not None, resume, force)
     if resume and not partial.exists():
         raise ArtifactError(f"--resume needs an unfinished run, but there is no {partial}; run without --resume")
     resume = resume and checkpoint is not None  # killed before the first: there is nothing to lose in beginning anew

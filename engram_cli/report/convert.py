@@ -28,7 +28,15 @@ from engram_cli.report.convert_plan import TARGETS, LayerPlan, Plan, plan_conver
 from engram_cli.report.convert_source import KEPT, KEPT_CONFIG, ORIGIN, TOKEN_MAP, Source, open_source
 from engram_cli.report.converted import conversion_report
 from engram_cli.report.report import Report
-from engram_cli.store.artifact import Draft, check_out, partial_path, scratch_path, write_artifact, write_directory
+from engram_cli.store.artifact import (
+    Draft,
+    check_out,
+    check_unfinished,
+    partial_path,
+    scratch_path,
+    write_artifact,
+    write_directory,
+)
 from engram_cli.store.digests import write_digests
 from engram_cli.store.manifest import DIGESTS, RunningDigest, file_digest
 from engram_cli.store.matrix import Matrix
@@ -79,10 +87,7 @@ def convert(
         raise ArtifactError(f"--out must lie apart from what is converted, but {final} is {source_path} or in it; choose another")
     check_out(final, force)
     journal = scratch_path(partial_path(final)) / "convert.json"
-    if journal.exists() and not (resume or force):
-        raise ArtifactError(
-            f"{partial_path(final)} holds an unfinished run of {final.name}; go on with --resume, or start anew with --force"
-        )
+    check_unfinished(final, journal.exists(), resume, force)
     if resume and not journal.exists():
         raise ArtifactError(f"--resume needs an unfinished run, but {partial_path(final)} has none; run without --resume")
     source = open_source(Path(path))

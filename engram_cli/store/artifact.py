@@ -210,6 +210,14 @@ def check_out(out: Path, force: bool) -> None:
         raise ArtifactError(f"--force replaces artifacts only, but {out} is not one; choose another --out, or remove it yourself")
 
 
+def check_unfinished(out: Path, unfinished: bool, resume: bool, force: bool) -> None:
+    """Refuse to throw away in silence what an unfinished run of `out` left, if there is one."""
+    if unfinished and not (resume or force):
+        raise ArtifactError(
+            f"{partial_path(out)} holds an unfinished run of {out.name}; go on with --resume, or start anew with --force"
+        )
+
+
 @contextmanager
 def write_artifact(out: str | Path, kind: str, *, force: bool = False, keep_partial: bool = False) -> Iterator[Draft]:
     """Write an artifact at `out`, whole or not at all.
