@@ -41,6 +41,7 @@ class Carrier(nn.Module):
     """
 
     pretrained = False  # whether its weights were something before they were trained here
+    computes_in_threads = True  # whether several may run it at once
 
     def __init__(self, width: int, context: int, memories: Mapping[int, Memory] | None = None) -> None:
         super().__init__()

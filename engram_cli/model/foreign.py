@@ -67,6 +67,7 @@ class ForeignHost(Carrier):
     """
 
     pretrained = True
+    computes_in_threads = False  # hooks hold what one pass looked up
 
     def __init__(
         self, model: "PreTrainedModel", vocab: int, context: int, memories: Mapping[int, Memory], trained: str = "none"

@@ -2,9 +2,10 @@
 
 A step reads the distinct rows its tokens name, takes gradients for exactly those, and writes exactly those back (layer_rows.py); a
 thread reads one step ahead (feed.py). AdamW for the host and the memory's projections, a rule of row_optimizer.py, without weight
-decay, for the rows. With `training.accumulate` a step takes its stretches in so many parts, one after another, with one set of
-rows: the sum of their gradients is that of the whole, up to rounding. Where rows stay as they are and only speak beside the
-host (mixture.py), nothing but the mixture learns from what is looked up, and a quarter of the stretches is enough for it.
+decay, for the rows. A step takes its stretches in parts, with one set of rows: the mean of their gradients is that of the whole,
+up to rounding. `training.accumulate` takes parts one after another; on a CPU each of these is cut again, for threads that compute
+side by side, since a small host's operations leave little to share out within. Where rows stay as they are and only speak beside
+the host (mixture.py), nothing but the mixture learns from what is looked up, and a quarter of the stretches is enough for it.
 Shapes: B stretches, T tokens, U distinct rows of a batch, V vocabulary.
 """
 
@@ -12,6 +13,7 @@ import ctypes
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +85,10 @@ class Trainer:
         self.seconds = 0.0
         self.log: list[StepRecord] = []
         self.optimizer = torch.optim.AdamW(_groups(host, recipe), betas=(0.9, 0.95), fused=True)
-        self._size = batches.batch // recipe.accumulate  # stretches of a part, of which the first `_heard` are looked up
+        beside = _side_by_side(host, recipe)
+        self._parts = recipe.accumulate * beside
+        self._size = batches.batch // self._parts  # stretches of a part, of which the first `_heard` are looked up
+        self._threads = ThreadPoolExecutor(beside, "step", torch.set_num_threads, (max(1, torch.get_num_threads() // beside),))
         only_mixture_learns = host.gated == (MIXTURE,) and recipe.row_learning_rate == 0
         self._heard = max(1, self._size // _HEARD) if only_mixture_learns else self._size
         heard_B = np.flatnonzero(np.arange(batches.batch) % self._size < self._heard)
@@ -122,15 +127,28 @@ class Trainer:
         return self.log[-1]
 
     def _backward(self, fed: Fed) -> float:
-        """The mean loss of a batch, its gradient added up part by part."""
+        """The mean loss of a batch; leaves and parameters get its gradient, always added up in the same order."""
+        leaves = [*self.host.parameters(), *(item.leaf_UE for item in fed.gathered.values())]
+        trained = [leaf for leaf in leaves if leaf.requires_grad]
+
+        def differentiate(part: int) -> tuple[float, tuple[Tensor | None, ...]]:
+            loss = self._loss(fed, part)
+            value = float(loss.detach())
+            return value, torch.autograd.grad(loss, trained, allow_unused=True) if math.isfinite(value) else ()
+
         total = 0.0
-        for part in range(self.recipe.accumulate):
-            loss = self._loss(fed, part) / self.recipe.accumulate
-            total += float(loss.detach())
-            if not math.isfinite(total):
-                raise self._lost("loss", total, self._where_lost(fed, part))
-            loss.backward()  # type: ignore[no-untyped-call]
-        return total
+        for part, (value, gradients) in enumerate(self._threads.map(differentiate, range(self._parts))):
+            if not math.isfinite(value):
+                raise self._lost("loss", value, self._where_lost(fed, part))
+            total += value
+            for leaf, gradient in zip(trained, gradients, strict=True):
+                if gradient is not None:
+                    leaf.grad = gradient if leaf.grad is None else leaf.grad.add_(gradient)
+        if self._parts > 1:
+            for leaf in trained:
+                if leaf.grad is not None:
+                    leaf.grad /= self._parts
+        return total / self._parts
 
     def _loss(self, fed: Fed, part: int) -> Tensor:
         """The objective of part number `part` of a batch."""
@@ -183,6 +201,14 @@ class Trainer:
         """Loss of every target of `held_out`, nats, f64 [S * T], computed in f32."""
         layers = [rows.layout for rows in self.rows.values()]
         return token_losses(self.host, self.rows, layers, held_out)
+
+
+def _side_by_side(host: Carrier, recipe: TrainingRecipe) -> int:
+    """How many parts of a batch are computed at once: as many as there are threads, if each has stretches enough to hear one."""
+    if host.device.type != "cpu" or not host.computes_in_threads or recipe.compile:
+        return 1
+    most = min(torch.get_num_threads(), recipe.batch // _HEARD)
+    return next((parts for parts in range(most, 1, -1) if recipe.batch % parts == 0), 1)
 
 
 def _compiled(objective: Callable[..., Tensor]) -> Callable[..., Tensor]:

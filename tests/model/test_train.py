@@ -5,7 +5,8 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from engram_cli.errors import TrainingError
 from engram_cli.model import train as module
 from engram_cli.model.data import HeldOut
 from engram_cli.model.feed import Feed
+from engram_cli.model.host import Host
 from engram_cli.model.row_store import HeldRows
 from engram_cli.model.start import Start
 from engram_cli.model.train import Budget, Trainer
@@ -292,6 +294,72 @@ def test_a_step_in_parts_equals_one_large_batch(
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
     for layer in whole.rows:
         np.testing.assert_allclose(matrix(parts, layer), matrix(whole, layer), rtol=1e-2, atol=1e-3)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("optimizer", ROW_OPTIMIZERS)
+@pytest.mark.usefixtures("two_threads")
+def test_a_step_in_threads_equals_one_alone(ngrams: NGrams, start: Start, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "computes_bfloat16", lambda device: False)
+    recipe = tiny(batch=8, accumulate=2, row_optimizer=optimizer)
+    first, second = trainer_of(ngrams, start, recipe), trainer_of(ngrams, start, recipe)
+    monkeypatch.setattr(module, "_side_by_side", lambda host, recipe: 1)
+    alone = trainer_of(ngrams, start, recipe)
+    seen: list[tuple[str, int]] = []
+    first.host.register_forward_hook(lambda host, inputs, output: seen.append((threading.current_thread().name, len(inputs[0]))))
+    losses = [[trainer.step(0.5).loss for _ in range(3)] for trainer in (first, second, alone)]
+    assert [size for _, size in seen] == [4] * 12
+    assert {name for name, _ in seen} <= {"step_0", "step_1"}
+    assert losses[0] == losses[1] == pytest.approx(losses[2], rel=1e-5)
+    assert same(snapshot(first), snapshot(second))
+    for one, other in zip(first.host.parameters(), alone.host.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    for layer in first.rows:
+        np.testing.assert_allclose(matrix(first, layer), matrix(alone, layer), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("batch", "threads", "compile", "parts"),
+    [(8, 1, False, 1), (8, 2, False, 2), (8, 3, False, 2), (12, 8, False, 3), (9, 2, False, 1), (7, 2, False, 1), (8, 2, True, 1)],
+)
+def test_how_many_parts_are_computed_at_once(
+    batch: int, threads: int, compile: bool, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with four stretches or more, all of one size; a compiled objective, and a host with hooks, one at a time."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    host, recipe = Host(32, TINY.host), tiny(batch=batch, compile=compile).training
+    assert module._side_by_side(host, recipe) == parts
+    host.computes_in_threads = False
+    assert module._side_by_side(host, recipe) == 1
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_loss_that_is_lost_in_a_thread_is_told(ngrams: NGrams, start: Start) -> None:
+    trainer = trainer_of(ngrams, start, tiny(batch=8))
+    with torch.no_grad():
+        trainer.host.blocks[0].attention.output.weight[0, 0] = math.nan
+    before = snapshot(trainer)
+    with pytest.raises(TrainingError, match=r"loss must stay finite.* first in blocks\.0\.attention\.output\.weight"):
+        trainer.step(0.0)
+    assert same(snapshot(trainer), before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_each_thread_hears_a_quarter_of_its_own(ngrams: NGrams, tmp_path: Path) -> None:
+    training = replace(SPEAKING.training, row_learning_rate=0.0, batch=8)
+    recipe = replace(SPEAKING, hash=replace(SPEAKING.hash, layers=(1,)), training=training)
+    trainer = trainer_of(ngrams, start_of(ngrams, tmp_path, recipe), recipe)
+    fed = trainer.feed.take(0)
+    named_H = trainer.rows[1].layout.row_ids(trainer.batches[0].windows_BTN[[0, 4]])
+    assert np.array_equal(fed.gathered[1].ids_U[fed.gathered[1].place_BTH], named_H)
+    assert math.isfinite(trainer.step(0.5).loss)
 
 
 @pytest.mark.parametrize(
