@@ -8,7 +8,7 @@ import difflib
 import json
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -17,12 +17,12 @@ from engram_cli.errors import RecipeError
 
 FAMILIES = {"demo": 0, "deepseek-v4.1": 0, "qwen-ple": 1}  # hash families (table/hashing.py) -> number of a host's first layer
 ROW_TYPES = {"f32": 4, "f16": 2, "bf16": 2, "fp8-block": 1, "fp8-scalar": 1, "int8-row": 1}  # name -> bytes per number
-BUILT_TYPES = ("f32", "f16", "bf16")  # that can be trained; the others are made from these
+TRAINED_TYPES = ("f32", "f16", "bf16")  # that take small steps
+STILL_TYPES = (*TRAINED_TYPES, "fp8-block", "int8-row")  # that rows can be written in one by one
 BLOCK = 32  # numbers that share a scale in fp8-block
 OUR_HOST = "engram"
 PARTS = {"auto": "", "memory": "none", "memory+last": "last", "memory+all": "all"}  # -> what is trained of the host
-INITS = ("counts", "random", "zero")
-CONVOLUTIONS = ("none", "zero", "random")
+INITS, CONVOLUTIONS = ("counts", "random", "zero"), ("none", "zero", "random")
 ROW_OPTIMIZERS = ("adagrad", "adam", "adam-full")
 _SEEDS = 1 << 63
 
@@ -56,7 +56,7 @@ class HashRecipe:
         return tuple(layer - FAMILIES[self.family] for layer in self.layers)
 
     def check(self) -> None:
-        _rule(self.family in FAMILIES, "hash.family", f"one of {', '.join(FAMILIES)}", self.family)
+        _among(self.family, FAMILIES, "hash.family")
         _rule(self.orders and min(self.orders) >= 1, "hash.orders", "numbers from 1 up", self.orders)
         _rule(list(self.orders) == sorted(set(self.orders)), "hash.orders", "distinct and ascending", self.orders)
         _rule(max(self.orders) <= 6, "hash.orders", "at most 6", self.orders)
@@ -88,8 +88,8 @@ class RowsRecipe:
 
     def check(self) -> None:
         _rule(1 <= self.dim <= 4096, "rows.dim", "from 1 to 4096", self.dim)
-        _rule(self.dtype in ROW_TYPES, "rows.dtype", f"one of {', '.join(ROW_TYPES)}", self.dtype)
-        _rule(self.init in INITS, "rows.init", f"one of {', '.join(INITS)}", self.init)
+        _among(self.dtype, ROW_TYPES, "rows.dtype")
+        _among(self.init, INITS, "rows.init")
         _rule(self.dtype != "fp8-block" or self.dim % BLOCK == 0, "rows.dim", f"a multiple of {BLOCK} in fp8-block", self.dim)
 
     @property
@@ -116,7 +116,7 @@ class MemoryRecipe:
     mixture: bool = False
 
     def check(self) -> None:
-        _rule(self.convolution in CONVOLUTIONS, "memory.convolution", f"one of {', '.join(CONVOLUTIONS)}", self.convolution)
+        _among(self.convolution, CONVOLUTIONS, "memory.convolution")
         _rule(0 < self.norm_eps < 1, "memory.norm_eps", "above 0 and below 1", self.norm_eps)
 
 
@@ -146,12 +146,8 @@ class HostRecipe:
         """The settings that mean something; of a foreign host layers and context where they are known."""
         if not self.foreign:
             return dict(vars(self))
-        known = ("layers", "context")
-        return {
-            key: value
-            for key, value in vars(self).items()
-            if key in ("name", "width", "branches") or (key in known and value != getattr(HostRecipe, key))
-        }
+        always, known = ("name", "width", "branches"), ("layers", "context")
+        return {k: v for k, v in vars(self).items() if k in always or (k in known and v != getattr(HostRecipe, k))}
 
     def check(self) -> None:
         for key in ("width", "layers", "heads", "feed_forward"):
@@ -197,16 +193,14 @@ class TrainingRecipe:
         return self.batch * self.accumulate
 
     def check(self) -> None:
-        _rule(self.parts in PARTS, "training.parts", f"one of {', '.join(PARTS)}", self.parts)
-        _rule(self.host_learning_rate > 0, "training.host_learning_rate", "above 0", self.host_learning_rate)
+        _among(self.parts, PARTS, "training.parts")
         _rule(self.batch >= 1, "training.batch", "1 or more", self.batch)
         _rule(self.accumulate >= 1, "training.accumulate", "1 or more", self.accumulate)
-        _rule(self.learning_rate > 0, "training.learning_rate", "above 0", self.learning_rate)
+        for key in ("learning_rate", "host_learning_rate", "minutes"):
+            _rule(getattr(self, key) > 0, f"training.{key}", "above 0", getattr(self, key))
         _rule(self.weight_decay >= 0, "training.weight_decay", "0 or more", self.weight_decay)
         _rule(self.row_learning_rate >= 0, "training.row_learning_rate", "0 or more", self.row_learning_rate)
-        known = ", ".join(ROW_OPTIMIZERS)
-        _rule(self.row_optimizer in ROW_OPTIMIZERS, "training.row_optimizer", f"one of {known}", self.row_optimizer)
-        _rule(self.minutes > 0, "training.minutes", "above 0", self.minutes)
+        _among(self.row_optimizer, ROW_OPTIMIZERS, "training.row_optimizer")
         _rule(0 <= self.seed < _SEEDS, "training.seed", "from 0 to 2^63 - 1", self.seed)
 
 
@@ -244,8 +238,12 @@ class Recipe:
 
     @property
     def buildable(self) -> bool:
-        """Whether it can be trained here without a host of someone else's: our host, and a row type that takes small steps."""
-        return not self.host.foreign and self.rows.dtype in BUILT_TYPES
+        """Whether it can be built without a host of someone else's: our host, and a row type that does for how rows train."""
+        return not self.host.foreign and self.rows.dtype in self.built_types
+
+    @property
+    def built_types(self) -> tuple[str, ...]:
+        return TRAINED_TYPES if self.training.row_learning_rate else STILL_TYPES
 
     def check_buildable(self, *, host_given: bool = False) -> None:
         """Refuse what is told of someone else's table and cannot be trained here. Raises RecipeError."""
@@ -254,8 +252,7 @@ class Recipe:
                 f"the one host that is made here is {OUR_HOST}, but the recipe is for {self.host.name}; "
                 "give its directory to engram build with --host"
             )
-        known = ", ".join(BUILT_TYPES)
-        _rule(self.rows.dtype in BUILT_TYPES, "rows.dtype", f"one of {known}, the types that are trained here", self.rows.dtype)
+        _among(self.rows.dtype, self.built_types, "rows.dtype", f" with row_learning_rate = {self.training.row_learning_rate:g}")
 
     def starting_from(self, init: str) -> "Recipe":
         """The recipe with rows that start as `init`: those that are not from counts say nothing until they are trained."""
@@ -347,3 +344,7 @@ def _rule(holds: Any, key: str, rule: str, found: Any) -> None:
     if not holds:
         shown = ", ".join(map(str, found)) or "empty" if isinstance(found, tuple) else found
         raise RecipeError(f"`{key}` must be {rule}, but it is {shown}; change it")
+
+
+def _among(found: str, known: Collection[str], key: str, where: str = "") -> None:
+    _rule(found in known, key, f"one of {', '.join(known)}{where}", found)

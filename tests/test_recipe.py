@@ -67,9 +67,21 @@ def test_what_is_someone_elses_is_not_built() -> None:
     assert "feed_forward" not in foreign.to_toml()
     with pytest.raises(RecipeError, match="the one host that is made here is engram, but the recipe is for theirs"):
         foreign.check_buildable()
-    with pytest.raises(RecipeError, match=r"`rows.dtype` must be one of f32, f16, bf16, .* but it is fp8-scalar"):
+    with pytest.raises(RecipeError, match=r"`rows.dtype` must be one of f32, f16, bf16 with .* but it is fp8-scalar"):
         parse_recipe('[rows]\ndtype = "fp8-scalar"').check_buildable()
     parse_recipe("").check_buildable()
+
+
+def test_rows_that_stay_as_they_are_may_be_stored_in_fewer_bits() -> None:
+    coarse = '[rows]\ndtype = "int8-row"\n[training]\nrow_learning_rate = '
+    parse_recipe(coarse + "0").check_buildable()
+    message = r"`rows.dtype` must be one of f32, f16, bf16 with row_learning_rate = 0.01, but it is int8-row"
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(coarse + "0.01").check_buildable()
+    with pytest.raises(
+        RecipeError, match="one of f32, f16, bf16, fp8-block, int8-row with row_learning_rate = 0, but it is fp8-scalar"
+    ):
+        parse_recipe('[rows]\ndtype = "fp8-scalar"\n[training]\nrow_learning_rate = 0').check_buildable()
 
 
 def test_one_number_stands_for_a_list_of_one() -> None:

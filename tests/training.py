@@ -29,6 +29,9 @@ SPEAKING = replace(  # like tables/demo.toml: ids alone too, whose rows are lear
     memory=MemoryRecipe(signed_sqrt=False, mixture=True),
     host=replace(TINY.host, layers=1),
 )
+STILL = replace(  # rows that stay as they were filled, in a type that could not take small steps
+    SPEAKING, rows=replace(SPEAKING.rows, dtype="int8-row"), training=replace(SPEAKING.training, row_learning_rate=0.0)
+)
 BRANCHED = replace(TINY, memory=MemoryRecipe(convolution="random"), host=replace(TINY.host, branches=2))
 PAD = 2  # canonical, of streams made by hand
 

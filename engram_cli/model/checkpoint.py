@@ -78,6 +78,8 @@ def save_checkpoint(directory: Path, trainer: Trainer, fingerprint: str) -> None
 
 
 def _put(directory: Path, layer: int, changed: Changes) -> None:
+    if not len(changed.ids_U):  # rows that stay as they are have no state either
+        return
     rows = Rows.open(directory / rows_file(layer), "r+")
     rows.numbers.put(changed.ids_U, changed.numbers_UE)
     open_state(directory, layer, rows.count, changed.state_US.shape[1]).put(changed.ids_U, changed.state_US)

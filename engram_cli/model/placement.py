@@ -13,7 +13,7 @@ import torch
 
 from engram_cli.errors import DeviceError, RecipeError
 from engram_cli.model.row_optimizer import OPTIMIZERS
-from engram_cli.recipe import Recipe, RowsRecipe
+from engram_cli.recipe import TRAINED_TYPES, Recipe, RowsRecipe
 from engram_cli.store.resources import free_memory, need_disk, need_memory, need_room
 from engram_cli.table.layout import Layout
 
@@ -53,6 +53,10 @@ def place_rows(wanted: str, layout: Layout, recipe: Recipe, device: torch.device
     if wanted == "auto":
         return "ram" if size <= free_memory() * 3 // 4 else "mmap"
     if wanted == "cuda":
+        if recipe.rows.dtype not in TRAINED_TYPES:
+            raise RecipeError(
+                f"--rows cuda takes rows of {', '.join(TRAINED_TYPES)}, but they are {recipe.rows.dtype}; use --rows ram"
+            )
         if device.type != "cuda":
             raise DeviceError("--rows cuda needs a host on a CUDA GPU, but it computes on the cpu; use --rows ram, or mmap")
         need_room(
@@ -64,5 +68,6 @@ def place_rows(wanted: str, layout: Layout, recipe: Recipe, device: torch.device
 
 
 def state_width(recipe: Recipe) -> int:
-    """Numbers that the recipe's row optimizer keeps for each row."""
-    return OPTIMIZERS[recipe.training.row_optimizer].width(recipe.rows.dim)
+    """Numbers that the recipe's row optimizer keeps for each row: none where rows stay as they are."""
+    training = recipe.training
+    return OPTIMIZERS[training.row_optimizer].width(recipe.rows.dim) if training.row_learning_rate else 0

@@ -6,6 +6,8 @@
 | `mmap` | mapped, only read; changed rows in memory until the next checkpoint | changed rows, and pages that can be given back |
 | `cuda` | read whole onto the GPU | of the GPU, all of them |
 
+Rows that no step changes (`training.row_learning_rate = 0`) are mapped with `ram` too: what the system has of their file in memory
+need not lie there twice, and it may be of any row type.
 None of them writes to the files: between two checkpoints the rows on disk are those of the last one, whenever the process is
 killed. `changes` is what a checkpoint has to keep, and once it is in the files too (checkpoint.py) `settle` forgets it. All three
 round to the row type after every step, so `ram` and `mmap` train to the same bytes.
@@ -126,7 +128,7 @@ class MappedRows:
         for array, record in zip(found, self._pending.records, strict=True):
             array[kept_U] = record[places_U[kept_U]]
         if mapped_memory() > self._resident:
-            self._rows.numbers.release()
+            self._rows.release()
             self._state.release()
         return as_tensor(found[0], self.type), torch.from_numpy(found[1])
 
@@ -146,9 +148,44 @@ class MappedRows:
         self._pending.clear()
 
 
+class StillRows:
+    """Rows in a mapped file that stay as they are, read as f32.
+
+    resident: as for MappedRows. They have no state: S = 0.
+    """
+
+    pending_bytes = 0
+    type = torch.float32
+
+    def __init__(self, rows: Rows, resident: int) -> None:
+        self.count, self.dim = rows.count, rows.dim
+        self._rows, self._resident = rows, resident
+
+    def read(self, ids_U: Ids) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(self.take(ids_U)), torch.empty(len(ids_U), 0)
+
+    def write(self, ids_U: Ids, numbers_UE: Tensor, state_US: Tensor) -> None:
+        raise AssertionError("rows that stay as they are were trained")
+
+    def take(self, ids: Ids) -> Floats:
+        values = self._rows.take(ids)
+        if mapped_memory() > self._resident:
+            self._rows.release()
+        return values
+
+    def changes(self) -> Changes:
+        numbers_UE = np.empty((0, self.dim), self._rows.numbers.type)
+        return Changes(np.empty(0, np.int64), numbers_UE, np.empty((0, 0), np.float32))
+
+    def settle(self) -> None:
+        pass
+
+
 def open_store(directory: Path, layer: int, width: int, where: str, device: torch.device) -> RowStore:
     """The rows of `layer` in `directory`, `where` they shall live (ram, mmap, cuda); width: S, 0 for rows that are not trained."""
     rows = Rows.open(directory / rows_file(layer))
+    if width == 0 and where != "cuda":
+        return StillRows(rows, free_memory() // 2)
     if where == "mmap":
         return MappedRows(rows, open_state(directory, layer, rows.count, width, "r"), free_memory() // 2)
     found = state_file(directory, layer).exists()

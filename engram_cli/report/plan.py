@@ -65,6 +65,9 @@ class _Form:
 _FORMS = {
     "f32": _Form(why="the budget has room for what the grams say, at full precision; half the bytes would do too"),
     "bf16": _Form(dtype="bf16", why="rounded to half the bytes, rows say the same, and twice as many fit"),
+    "int8": _Form(
+        dtype="int8-row", why="rows that stay as they are say the same in a quarter of the bytes, and four times as many fit"
+    ),
     "narrow": _Form(share=0.5, why="half as many numbers in a row, twice as many rows"),
     "narrow-bf16": _Form(share=0.5, dtype="bf16", why="a quarter of the bytes in a row, four times as many rows"),
     "many-heads": _Form(heads=8, why="a gram that shares one row seldom shares all of them"),
@@ -163,7 +166,7 @@ def _planned(name: str, recipe: Recipe, ngrams: NGrams | None, spectra: Mapping[
 
 def _alternatives(base: Recipe, ngrams: NGrams, spectra: Mapping[int, Curve], memory: int) -> Iterator[Planned]:
     """The forms whose orders were counted, each as large as the budget allows. Raises RecipeError where it allows none."""
-    counted = {name: form.of(base) for name, form in _FORMS.items() if form.longest in spectra}
+    counted = {name: form.of(base) for name, form in _FORMS.items() if form.longest in spectra and form.dtype in base.built_types}
     if not counted:
         raise RecipeError(f"a table is of 2-grams and longer, but {ngrams.artifact.path} counted none; extract it with --orders 3")
     least = {name: _least(form, ngrams, spectra) for name, form in counted.items()}
@@ -179,11 +182,13 @@ def _alternatives(base: Recipe, ngrams: NGrams, spectra: Mapping[int, Curve], me
 
 
 def _advise(plans: Mapping[str, Planned]) -> str:
-    """Rows in bf16, as wide as the host asks for: equal loss at half the bytes; in f32 where bytes are plentiful."""
+    """Rows as wide as the host asks for, in as few bytes as say the same; in more where bytes are plentiful."""
     purity = {name: found.purity or 0.0 for name, found in plans.items()}
     if "bf16" not in plans:  # longer grams than 2-grams were not counted, or hardly anything fits
         return max((name for name in plans if name in _FORMS), key=purity.__getitem__)
-    return "f32" if purity.get("f32", 0.0) >= purity["bf16"] - _ALIKE else "bf16"
+    wide = [name for name in ("f32", "bf16", "int8") if name in plans]
+    most = max(purity[name] for name in wide)
+    return next(name for name in wide if purity[name] >= most - _ALIKE)
 
 
 def _least(form: Recipe, ngrams: NGrams, spectra: Mapping[int, Curve]) -> Planned:

@@ -131,6 +131,12 @@ class Rows:
         fixed = self.scales if isinstance(self.scales, np.ndarray) else None
         return self.type.encode(values_RE, fixed)
 
+    def release(self) -> None:
+        """Give mapped pages back to the system; what they hold is read again."""
+        self.numbers.release()
+        if isinstance(self.scales, Matrix):
+            self.scales.release()
+
     def flush(self) -> None:
         """Write changes of an "r+" map to the file."""
         self.numbers.flush()

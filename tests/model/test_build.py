@@ -38,7 +38,7 @@ from engram_cli.table.layout import Layout
 from engram_cli.table.rows import Rows
 from tests.corpora import write_ngrams
 from tests.tables import whole
-from tests.training import BRANCHED, SPEAKING, TINY, layout_of, start_of, tiny, trainer_of
+from tests.training import BRANCHED, SPEAKING, STILL, TINY, layout_of, start_of, tiny, trainer_of
 
 BUDGET = Budget(tokens=64 * 12)  # steps of 64 tokens
 FILES = {
@@ -135,10 +135,10 @@ def assert_same_table(one: Artifact, other: Artifact) -> None:
 
 
 # a table --------------------------------------------------------------------------------------------------------------
-RECIPES = (tiny("counts", "f32"), tiny("counts", "bf16"), tiny("random", "f16"), tiny("zero", "f32"), SPEAKING, BRANCHED)
+RECIPES = (tiny("counts", "f32"), tiny("counts", "bf16"), tiny("random", "f16"), tiny("zero", "f32"), SPEAKING, BRANCHED, STILL)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=["counts", "bf16", "random", "zero", "mixture", "branches"])
+@pytest.mark.parametrize("recipe", RECIPES, ids=["counts", "bf16", "random", "zero", "mixture", "branches", "still"])
 def test_a_reopened_table_is_the_trained_one_bit_for_bit(ngrams: NGrams, built: Built, recipe: Recipe) -> None:
     with keep_trainers() as kept:
         artifact = built(recipe)
@@ -312,7 +312,7 @@ def test_a_kill_loses_only_what_came_after_the_checkpoint(
     assert [done for done, unit in seen if unit == "tokens"] == [64 * step for step in range(7, 13)]
 
 
-@pytest.mark.parametrize("recipe", [SPEAKING, BRANCHED], ids=["mixture", "branches"])
+@pytest.mark.parametrize("recipe", [SPEAKING, BRANCHED, STILL], ids=["mixture", "branches", "still"])
 def test_a_killed_run_of_another_form_ends_like_any_other(built: Built, monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> None:
     whole = built(recipe, out="whole")
     monkeypatch.setattr(module, "_CHECKPOINT_SECONDS", 0.0)
@@ -563,3 +563,5 @@ def test_rows_live_in_memory_where_they_fit(ngrams: NGrams, monkeypatch: pytest.
         place_rows("cuda", layout, TINY, torch.device("cuda"))
     with pytest.raises(RecipeError, match="--rows is auto, ram, mmap, cuda, but it is 'disk'"):
         place_rows("disk", layout, TINY, cpu)
+    with pytest.raises(RecipeError, match="--rows cuda takes rows of f32, f16, bf16, but they are int8-row; use --rows ram"):
+        place_rows("cuda", layout, STILL, torch.device("cuda"))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from engram_cli.model.row_store import HeldRows, MappedRows, RowStore, as_array, count_trained, open_state, open_store
+from engram_cli.recipe import STILL_TYPES
 from engram_cli.store import resources
 from engram_cli.table.rows import Rows, rows_file
 
@@ -77,6 +78,37 @@ def test_what_is_settled_is_read_from_the_files(directory: Path, where: str) -> 
         assert torch.equal(opened.read(ids_U)[1], torch.ones(3, WIDTH))
         assert not opened.read(np.array([0, 1]))[1].any()
     assert count_trained(directory, 0) == 3
+
+
+@pytest.mark.parametrize("where", ["ram", "mmap"])
+@pytest.mark.parametrize("still", STILL_TYPES)
+def test_rows_that_stay_as_they_are_may_be_of_any_type(tmp_path: Path, still: str, where: str) -> None:
+    values = np.random.default_rng(0).standard_normal((ROWS, 64), dtype=np.float32)
+    rows = Rows.create(tmp_path / rows_file(0), ROWS, 64, still)
+    rows.put_range(0, values)
+    store = open_store(tmp_path, 0, 0, where, CPU)
+    ids = np.array([0, 77, 499])
+    for _ in range(2):
+        found_UE, state_US = store.read(ids)
+        assert np.array_equal(found_UE.numpy(), rows.take(ids))
+        assert state_US.shape == (3, 0)
+        assert np.array_equal(store.take(ids[None]), rows.take(ids[None]))
+        changes = store.changes()
+        assert (len(changes.ids_U), changes.numbers_UE.shape, changes.numbers_UE.dtype) == (0, (0, 64), rows.numbers.type)
+        store.settle()
+    with pytest.raises(AssertionError):
+        store.write(ids, found_UE, state_US)
+    assert [path.name for path in tmp_path.iterdir()] == [rows_file(0)]  # no state beside them
+
+
+@pytest.mark.parametrize("still", ["f32", "int8-row"])
+def test_still_rows_give_pages_back(tmp_path: Path, still: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engram_cli.model.row_store.free_memory", lambda: 0)
+    rows = Rows.create(tmp_path / rows_file(0), ROWS, 64, still)
+    rows.put_range(0, np.random.default_rng(0).standard_normal((ROWS, 64), dtype=np.float32))
+    rows.flush()
+    store = open_store(tmp_path, 0, 0, "ram", CPU)
+    assert np.array_equal(store.take(np.arange(ROWS)), store.take(np.arange(ROWS)))
 
 
 def test_mapped_rows_give_pages_back(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

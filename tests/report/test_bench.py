@@ -262,16 +262,16 @@ def test_plain_widened_holds_what_engram_holds(rows: int, host: HostRecipe) -> N
 
 
 def test_random_rows_run_where_they_are_asked_for_and_are_trained(ngrams: NGrams, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
+    made, rows = [], []
 
     def noted(trainer: Any, *rest: Any) -> None:
         made.append(trainer)
+        rows.append(trainer.rows[0].take(np.arange(211)))
 
     monkeypatch.setattr(module, "train", noted)
     bench(ngrams, tiny(row_learning_rate=0.0), BUDGET, arms=["engram-random", "engram"], device="cpu")
     counted, random = made
     assert (counted.recipe.row_learning_rate, random.recipe.row_learning_rate) == (0, TrainingRecipe.row_learning_rate)
-    rows = [trainer.rows[0].take(np.arange(211)) for trainer in made]
     assert 0.01 < rows[1].std() < 0.03
     assert rows[0].std() != pytest.approx(rows[1].std(), rel=0.5)
 
