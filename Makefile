@@ -56,8 +56,9 @@ corpus/natural.jsonl.zst: docs/corpus/make_corpus.py | install
 
 bench: corpus  ## the long comparison on corpus/: engram, plain and the count-only model, three seeds
 	for kind in natural technical templated; do \
-	    $(ENGRAM) extract corpus/$$kind.jsonl.zst --train-tokenizer 8192 --out bench/$$kind-ngrams --force && \
-	    $(ENGRAM) bench bench/$$kind-ngrams --recipe tables/demo.toml --seeds 3 --out bench/$$kind --force || exit; \
+	    $(ENGRAM) extract corpus/$$kind.jsonl.zst --train-tokenizer 8192 --no-canonical --out bench/$$kind-ngrams --force && \
+	    $(ENGRAM) plan bench/$$kind-ngrams --memory 4GiB --no-measure --out bench/$$kind.toml --force && \
+	    $(ENGRAM) bench bench/$$kind-ngrams --recipe bench/$$kind.toml --minutes 5 --seeds 3 --out bench/$$kind --force || exit; \
 	done
 
 docs: install  ## rewrite the generated pages: docs/cli.md and tables/README.md

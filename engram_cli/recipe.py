@@ -9,7 +9,7 @@ import json
 import math
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -194,12 +194,10 @@ class TrainingRecipe:
 
     def check(self) -> None:
         _among(self.parts, PARTS, "training.parts")
-        _rule(self.batch >= 1, "training.batch", "1 or more", self.batch)
-        _rule(self.accumulate >= 1, "training.accumulate", "1 or more", self.accumulate)
+        for key, least in (("batch", 1), ("accumulate", 1), ("weight_decay", 0), ("row_learning_rate", 0)):
+            _rule(getattr(self, key) >= least, f"training.{key}", f"{least} or more", getattr(self, key))
         for key in ("learning_rate", "host_learning_rate", "minutes"):
             _rule(getattr(self, key) > 0, f"training.{key}", "above 0", getattr(self, key))
-        _rule(self.weight_decay >= 0, "training.weight_decay", "0 or more", self.weight_decay)
-        _rule(self.row_learning_rate >= 0, "training.row_learning_rate", "0 or more", self.row_learning_rate)
         _among(self.row_optimizer, ROW_OPTIMIZERS, "training.row_optimizer")
         _rule(0 <= self.seed < _SEEDS, "training.seed", "from 0 to 2^63 - 1", self.seed)
 
@@ -257,8 +255,9 @@ class Recipe:
     def starting_from(self, init: str) -> "Recipe":
         """The recipe with rows that start as `init`: those that are not from counts say nothing until they are trained."""
         rate = self.training.row_learning_rate or (0.0 if init == "counts" else TrainingRecipe.row_learning_rate)
-        rows, training = dataclasses.replace(self.rows, init=init), dataclasses.replace(self.training, row_learning_rate=rate)
-        return dataclasses.replace(self, rows=rows, training=training)
+        dtype = self.rows.dtype if self.rows.dtype in TRAINED_TYPES or not rate else "f32"
+        rows = replace(self.rows, init=init, dtype=dtype)
+        return replace(self, rows=rows, training=replace(self.training, row_learning_rate=rate))
 
     def to_toml(self) -> str:
         """The recipe as TOML with every default written out: what an artifact records, and what `parse_recipe` reads back."""
@@ -275,8 +274,8 @@ class Recipe:
 # What is built where no recipe is given: that of tables/demo.toml, the best found for minutes on two cores (docs/log.md).
 BUILT_IN = Recipe(
     name="built-in",
-    hash=HashRecipe(orders=(1, 2, 3), heads=2, size=(16384, 524288, 1048576), layers=(4,)),
-    rows=RowsRecipe(dim=96),
+    hash=HashRecipe(orders=(1, 2, 3), heads=2, size=(8192, 1048576, 2097152), layers=(4,)),
+    rows=RowsRecipe(dim=96, dtype="int8-row"),
     memory=MemoryRecipe(signed_sqrt=False, mixture=True),
     training=TrainingRecipe(row_learning_rate=0.0),
 )

@@ -35,6 +35,9 @@ def test_rows_that_say_nothing_are_trained(init: str, rate: float) -> None:
     started = BUILT_IN.starting_from(init)
     assert (started.rows.init, started.training.row_learning_rate) == (init, rate)
     assert replace(started, rows=BUILT_IN.rows, training=BUILT_IN.training) == BUILT_IN
+    coarse = replace(BUILT_IN, rows=replace(BUILT_IN.rows, dtype="int8-row")).starting_from(init)
+    coarse.check_buildable()
+    assert coarse.rows.dtype == ("f32" if rate else "int8-row")  # rows that are trained take small steps
     kept = replace(BUILT_IN, training=TrainingRecipe(row_learning_rate=0.5)).starting_from(init)
     assert kept.training.row_learning_rate == 0.5
 

@@ -12,6 +12,7 @@ from engram_cli.corpus.artifact import NGrams, Stream
 from engram_cli.model.data import Batches, HeldOut, Windowed
 from engram_cli.model.start import Start, streams
 from engram_cli.model.train import Trainer
+from engram_cli.progress import Silent
 from engram_cli.recipe import HashRecipe, HostRecipe, MemoryRecipe, Recipe, RowsRecipe, TrainingRecipe
 from engram_cli.table.layout import LayerLayout, Layout, plan_layout
 from tests.strategies import laid_end_to_end
@@ -34,6 +35,16 @@ STILL = replace(  # rows that stay as they were filled, in a type that could not
 )
 BRANCHED = replace(TINY, memory=MemoryRecipe(convolution="random"), host=replace(TINY.host, branches=2))
 PAD = 2  # canonical, of streams made by hand
+
+
+class Told(Silent):
+    """Keeps what it is warned of."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 def tiny(init: str = "counts", dtype: str = "f32", **training: Any) -> Recipe:

@@ -104,7 +104,7 @@ class LayerRows:
     @property
     def bytes_per_row(self) -> int:
         """Bytes of a row as it is stored."""
-        return self.store.dim * self.store.type.itemsize
+        return self.store.row_bytes
 
     def take(self, ids: Ids) -> Floats:
         """Rows `ids` (any shape) as f32, with a last axis of E."""

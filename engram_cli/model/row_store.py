@@ -49,12 +49,14 @@ class Changes:
 class RowStore(Protocol):
     """Rows and their state. `read` and `write` take distinct ids, and rows as stored; `take` takes any ids, and gives f32.
 
-    count: R; dim: E; type: of the numbers; pending_bytes: memory that the next checkpoint sets free.
+    count: R; dim: E; type: of the numbers; row_bytes: of a row as it is stored; pending_bytes: memory that the next checkpoint sets
+    free.
     """
 
     count: int
     dim: int
     type: torch.dtype
+    row_bytes: int
 
     @property
     def pending_bytes(self) -> int: ...
@@ -74,7 +76,7 @@ class HeldRows:
     pending_bytes = 0
 
     def __init__(self, rows: Rows, state: Matrix | None, width: int, device: torch.device) -> None:
-        self.count, self.dim, self.type = rows.count, rows.dim, _NUMBERS[rows.type.name]
+        self.count, self.dim, self.row_bytes, self.type = rows.count, rows.dim, rows.bytes_per_row, _NUMBERS[rows.type.name]
         numbers = np.empty((rows.count, rows.dim), rows.numbers.type)
         for first, count in rows.blocks():
             rows.numbers.fill(first, numbers[first : first + count].view(np.uint8))
@@ -113,7 +115,7 @@ class MappedRows:
     """
 
     def __init__(self, rows: Rows, state: Matrix, resident: int) -> None:
-        self.count, self.dim, self.type = rows.count, rows.dim, _NUMBERS[rows.type.name]
+        self.count, self.dim, self.row_bytes, self.type = rows.count, rows.dim, rows.bytes_per_row, _NUMBERS[rows.type.name]
         self._rows, self._state, self._resident = rows, state, resident
         self._pending = Pending([(rows.numbers.type, (rows.dim,)), (np.float32, state.row_shape)])
 
@@ -158,7 +160,7 @@ class StillRows:
     type = torch.float32
 
     def __init__(self, rows: Rows, resident: int) -> None:
-        self.count, self.dim = rows.count, rows.dim
+        self.count, self.dim, self.row_bytes = rows.count, rows.dim, rows.bytes_per_row
         self._rows, self._resident = rows, resident
 
     def read(self, ids_U: Ids) -> tuple[Tensor, Tensor]:

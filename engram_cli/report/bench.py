@@ -155,7 +155,7 @@ def _train(setting: _Setting, name: str, seed: int, budget: Budget, progress: Pr
     recipe = widen(setting.recipe, setting.ngrams.vocab, setting.layout) if name == WIDE else setting.recipe
     recipe = arm.of(dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, seed=seed)))
     reset_peak_memory()
-    start, preparation = _start(setting, name, recipe)
+    start, preparation = _start(setting, name, recipe, progress)
     if budget.seconds is not None and arm.trained:
         if preparation >= budget.seconds:
             raise TrainingError(
@@ -185,7 +185,7 @@ def _train(setting: _Setting, name: str, seed: int, budget: Budget, progress: Pr
     )
 
 
-def _start(setting: _Setting, name: str, recipe: Recipe) -> tuple[Start, float]:
+def _start(setting: _Setting, name: str, recipe: Recipe, progress: ProgressLike) -> tuple[Start, float]:
     """Where an arm starts and the seconds that took; made once and shared by its seeds."""
     if name not in setting.starts:
         if setting.host is not None:
@@ -193,7 +193,8 @@ def _start(setting: _Setting, name: str, recipe: Recipe) -> tuple[Start, float]:
         started = time.perf_counter()
         layout = setting.layout if arms_of(setting.host)[name].memory else None
         training, _ = streams(setting.ngrams, layout)
-        start = Start.make(training, setting.ngrams.vocab, recipe, layout, setting.directory, host=setting.host)
+        vocab, directory = setting.ngrams.vocab, setting.directory
+        start = Start.make(training, vocab, recipe, layout, directory, host=setting.host, progress=progress)
         setting.starts[name] = (start, time.perf_counter() - started)
     return setting.starts[name]
 

@@ -14,9 +14,8 @@ from engram_cli.model.logit_fit import fit_logits
 from engram_cli.model.order_one import OrderOne
 from engram_cli.model.rows_from_counts import Counted
 from engram_cli.model.statistics import token_vectors
-from engram_cli.progress import Silent
 from tests.model.test_statistics import random_tokens
-from tests.training import SPEAKING, windowed
+from tests.training import SPEAKING, Told, windowed
 
 VOCAB, NUMBERS = 60, 6
 
@@ -83,16 +82,6 @@ def test_it_follows_the_seed_and_not_the_number_of_threads(counted: Counted, mon
     for name in ("vectors_VM", "bias_V", "rows_CM"):
         assert torch.equal(getattr(one, name), getattr(three, name))
         assert not torch.equal(getattr(one, name), getattr(other, name))
-
-
-class Told(Silent):
-    """Keeps what it is warned of."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
 
 
 @pytest.mark.parametrize("more", [0, 1])

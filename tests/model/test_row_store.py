@@ -87,6 +87,7 @@ def test_rows_that_stay_as_they_are_may_be_of_any_type(tmp_path: Path, still: st
     rows = Rows.create(tmp_path / rows_file(0), ROWS, 64, still)
     rows.put_range(0, values)
     store = open_store(tmp_path, 0, 0, where, CPU)
+    assert store.row_bytes == rows.bytes_per_row
     ids = np.array([0, 77, 499])
     for _ in range(2):
         found_UE, state_US = store.read(ids)

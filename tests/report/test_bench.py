@@ -35,7 +35,7 @@ from engram_cli.report.report import Measure, Report, read_report, write_report
 from engram_cli.table.layout import plan_layout
 from tests.corpora import make_documents
 from tests.hosts import write_host
-from tests.training import TINY, held_out_of, layout_of, stream_of, tiny
+from tests.training import SPEAKING, TINY, Told, held_out_of, layout_of, stream_of, tiny
 
 BUDGET = Budget(tokens=64 * 10)
 ARMS = choose(None, OURS)
@@ -68,6 +68,14 @@ def records(report: Report, table: str) -> Records:
 
 def of_arm(report: Report, table: str, arm: str) -> list[dict[str, Any]]:
     return [record for record in report.tables[table].to_pylist() if record["arm"] == arm]
+
+
+def test_a_vocabulary_too_large_for_order_one_is_told(ngrams: NGrams, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engram_cli.model.start.LARGEST_VOCAB", ngrams.vocab - 1)
+    told = Told()
+    bench(ngrams, SPEAKING, BUDGET, arms=["plain+statistics", "engram"], device="cpu", progress=told)
+    (warning,) = told.warnings
+    assert f"up to {ngrams.vocab - 1:,} ids" in warning
 
 
 # a report -------------------------------------------------------------------------------------------------------------

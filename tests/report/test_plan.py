@@ -32,7 +32,7 @@ MIB = 1 << 20
         ("deepseek-v4.1-flash", 188.83, 12_672, 768_022_850),
         ("qwen-ple", 47.68, 2_560, 320_001_536),
         ("engram-27b", 10.79, 5_120, 72_404_232),
-        ("demo", 1.14, 2_304, 3_178_650),
+        ("demo", 0.59, 600, 6_307_980),
     ],
 )
 def test_published_tables(name: str, gib: float, per_token: int, rows: int) -> None:
