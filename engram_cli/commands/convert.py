@@ -40,7 +40,7 @@ def command(
 
     \b
     Example:
-      engram convert demo/table --to engram --dtype int8-row --out demo/int8
+      engram convert demo/table --to engram --dtype bf16 --out demo/bf16
       engram convert demo/table --to engram --dtype fp8-block --ngrams demo/ngrams --max-loss 0.01 --out demo/fp8
       engram convert checkpoints/deepseek-v4.1 --to engram --out v41
     """

@@ -60,7 +60,7 @@ def test_cached_decoding_equals_the_full_forward(table: Table, parts: list[list[
     decoder = Decoder(table, memory)
     for part in parts:
         decoder.extend(part)
-        torch.testing.assert_close(decoder.logits(), full_logits(table, decoder.ids, memory=memory), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(decoder.logits(), full_logits(table, decoder.ids, memory=memory), rtol=1e-4, atol=5e-5)
 
 
 def test_memory_changes_the_logits_and_switching_it_forgets_the_cache(table: Table) -> None:
@@ -70,10 +70,10 @@ def test_memory_changes_the_logits_and_switching_it_forgets_the_cache(table: Tab
     decoder.memory = False
     without = decoder.logits()
     assert (with_memory - without).abs().max() > 1e-3
-    torch.testing.assert_close(without, full_logits(table, decoder.ids, memory=False), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(without, full_logits(table, decoder.ids, memory=False), rtol=1e-4, atol=5e-5)
     decoder.extend([7])
     decoder.memory = True
-    torch.testing.assert_close(decoder.logits(), full_logits(table, decoder.ids), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(decoder.logits(), full_logits(table, decoder.ids), rtol=1e-4, atol=5e-5)
 
 
 def test_a_full_context_keeps_the_newest_half_and_windows_still_see_what_was_dropped(table: Table) -> None:
@@ -85,7 +85,7 @@ def test_a_full_context_keeps_the_newest_half_and_windows_still_see_what_was_dro
     decoder.extend([99])
     logits_V = decoder.logits()
     assert decoder.first == len(decoder.ids) - CONTEXT // 2
-    torch.testing.assert_close(logits_V, full_logits(table, decoder.ids, decoder.first), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits_V, full_logits(table, decoder.ids, decoder.first), rtol=1e-4, atol=5e-5)
     kept_alone = full_logits(table, decoder.ids[decoder.first :])
     assert (logits_V - kept_alone).abs().max() > 1e-5, "the first windows must reach back over the cut"
 
@@ -93,7 +93,7 @@ def test_a_full_context_keeps_the_newest_half_and_windows_still_see_what_was_dro
 def test_a_prompt_longer_than_the_context_is_handled_the_same_way(table: Table) -> None:
     decoder = Decoder(table)
     decoder.extend([token % 250 for token in range(5 * CONTEXT)])
-    torch.testing.assert_close(decoder.logits(), full_logits(table, decoder.ids, 5 * CONTEXT - CONTEXT // 2), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(decoder.logits(), full_logits(table, decoder.ids, 5 * CONTEXT - CONTEXT // 2), rtol=1e-4, atol=5e-5)
     assert decoder.gates[0][: decoder.first] == [None] * decoder.first
     assert len(list(generate(decoder, replace(GREEDY, max_tokens=3 * CONTEXT)))) > 0
 
@@ -113,7 +113,7 @@ def test_a_cut_document_goes_on_as_if_the_rest_had_never_been(
     assert all(len(gates) <= length for gates in decoder.gates.values())
     decoder.extend(more)
     logits_V = decoder.logits()
-    torch.testing.assert_close(logits_V, full_logits(table, ids + more, decoder.first), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits_V, full_logits(table, ids + more, decoder.first), rtol=1e-4, atol=5e-5)
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -135,7 +135,7 @@ def test_an_interrupt_inside_a_pass_leaves_the_decoder_consistent(
         patch.setattr(table.host, "hidden", interrupted)
         with pytest.raises(KeyboardInterrupt):
             decoder.logits()
-    torch.testing.assert_close(decoder.logits(), full_logits(table, [5, 6, 7, 8, 9]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(decoder.logits(), full_logits(table, [5, 6, 7, 8, 9]), rtol=1e-4, atol=5e-5)
 
 
 def test_gates_are_those_of_a_full_pass(table: Table) -> None:
@@ -277,5 +277,5 @@ def test_more_orders_and_narrower_rows_decode_alike(tmp_path: Path) -> None:
     decoder = Decoder(table)
     for token in (1, 2, 3, 4, 5, 6):
         decoder.extend([token])
-        torch.testing.assert_close(decoder.logits(), full_logits(table, decoder.ids), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(decoder.logits(), full_logits(table, decoder.ids), rtol=1e-4, atol=5e-5)
     assert decoder.usage.bytes == 6 * 3 * 3 * 2
