@@ -27,7 +27,7 @@ SMALLER = {
 }
 RECIPE = """name = "demo"
 hash = {orders = [2, 3], heads = 2, size = 997, layers = [1]}
-rows = {dim = 8}
+rows = {dim = 32}
 host = {width = 16, layers = 2, heads = 2, feed_forward = 32, context = 32}
 training = {batch = 4}
 """
