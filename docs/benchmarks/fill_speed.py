@@ -34,6 +34,7 @@ STAGES = {  # none within another
     "whose rows": (rows_from_counts._Filling, "__init__", ALONE),
     "solved": (rows_from_counts._Filling, "solve", IN_THREADS),
     "fitted": (rows_from_counts._Filling, "fit", IN_THREADS),
+    "said": (rows_from_counts._Filling, "say", IN_THREADS),
     "written": (rows_from_counts._Filling, "write", IN_THREADS),
 }
 NOT_FILLING = ("token vectors", "order 1 learnt")

@@ -164,13 +164,16 @@ class Host(Carrier):
 
     def objective(self, tokens_BT: Tensor, targets_BT: Tensor, memory: Mapping[int, Tensor] | None = None) -> Tensor:
         """As in `Carrier`; of a mixture its mean loss over the stretches that `memory` has, the first of the batch, with the
-        gradient of the host's own mean loss added."""
+        gradient added that the others, or all where there are none, have in the host's own mean loss."""
         if memory is None or self.mixture is None:
             return super().objective(tokens_BT, targets_BT, memory)
         hidden_BTD, memory_BTM = self.hidden(tokens_BT, memory), memory[self.recipe.layers]
-        alone = cross_entropy(F.linear(hidden_BTD, self.embedding.weight, self.bias), targets_BT).mean()
-        logits_BTV, _ = self.mixture(hidden_BTD[: len(memory_BTM)], memory_BTM, self.embedding.weight)
-        return cross_entropy(logits_BTV, targets_BT[: len(memory_BTM)]).mean() + alone - alone.detach()
+        heard = len(memory_BTM)
+        others = slice(heard % len(tokens_BT), None)
+        alone_BTV = F.linear(hidden_BTD[others], self.embedding.weight, self.bias)
+        alone = cross_entropy(alone_BTV, targets_BT[others]).sum() / targets_BT.numel()
+        logits_BTV, _ = self.mixture(hidden_BTD[:heard], memory_BTM, self.embedding.weight)
+        return cross_entropy(logits_BTV, targets_BT[:heard]).mean() + alone - alone.detach()
 
     def hidden(self, tokens_BT: Tensor, memory: Mapping[int, Tensor] | None = None, cache: Cache | None = None) -> Tensor:
         """The last hidden states [B, T, D], normalised, with what a memory at the output adds; `forward` multiplies them with the

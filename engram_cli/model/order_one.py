@@ -28,6 +28,7 @@ _CONTEXTS = 512  # of a step at least, if these are no more than _MOST_LOGITS
 _RATE, _ROW_RATE, _BIAS_RATE = 0.05, 0.03, 0.01
 _LAST = 0.05  # of the rates, at the end
 _BETAS = (0.9, 0.95)
+_SHORT, _LONG = 0.85, 1.1  # times the length they began with: how long token vectors may be
 _FIRST = 4.0  # times what a row would say by one short step of gradient descent: where rows begin
 Floats = npt.NDArray[np.floating]
 
@@ -86,6 +87,7 @@ def learn_order_one(level: Level, frequency_V: Floats, vectors_VM: Tensor, seed:
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             schedule.step()
+        learning.even_out()
     return OrderOne(learning.vectors_VM, learning.bias_V, learning.rows_CM)
 
 
@@ -98,14 +100,23 @@ class _Learning:
         self.vectors_VM, self.bias_V = vectors_VM.clone(), torch.from_numpy(frequency_V).log()
         self.rows_CM = self._first_rows() * (_FIRST / vectors_VM.shape[1])
 
+    def even_out(self) -> None:
+        """Keep token vectors about as long as they were.
+
+        Those of rare tokens shrink otherwise, and what the row of a longer gram says of one of these it says several times over of
+        longer vectors in much the same direction.
+        """
+        length_V1, first = self.vectors_VM.norm(dim=1, keepdim=True), self.vectors_VM.shape[1] ** 0.5
+        self.vectors_VM *= length_V1.clamp(_SHORT * first, _LONG * first) / length_V1
+
     def _first_rows(self) -> Tensor:
         """(p(. | context) - frequency) U, by tokens that followed alone, since p falls back on the frequencies: f32 [C, M]."""
         level, vectors_VM = self.level, self.vectors_VM.numpy()
         share_G = (level.discounted_G / np.repeat(level.total_C, level.followed_C)).astype(np.float32)
         rest_C = (1 - level.backoff_C / level.total_C).astype(np.float32)
         rows_CM = -rest_C[:, None] * (self.frequency_V @ vectors_VM)
-        everyone, nobody = np.arange(len(rows_CM)), (np.zeros(0, np.int64), rows_CM[:0])
-        add_up(everyone, level.starts_C1, level.token_G, share_G, vectors_VM, len(vectors_VM), *nobody, rows_CM)
+        everyone, nobody = np.arange(len(rows_CM)), (np.zeros(0, np.int32), rows_CM[:0])
+        add_up(everyone, level.starts_C1, level.token_G, share_G, vectors_VM, *nobody, rows_CM)
         return torch.from_numpy(rows_CM)
 
     def put_gradients(self, parts: list[Tensor], weight_C: Tensor, pool: ThreadPoolExecutor) -> None:

@@ -25,26 +25,30 @@ def log_ratios(
     backoff_C: Any,
     rest: Any,
     lower_G: Any,
+    said_G: Any,
     probability_G: Any,
     ratio_G: Any,
     kept_G: Any,
 ) -> None:
-    """For each gram p(token | context), log(p / (gamma * p_lower)), and how much of that is left with one occurrence less, a share.
+    """For each gram p(token | context), log(p / (gamma * said)), and how much of that is left with one occurrence less, a share.
 
-    rest: the bits of a gram's place in the level below; lower_G: the probabilities there.
+    rest: the bits of a gram's place in the level below; lower_G, said_G: the probabilities there, and what rows say that they are.
     """
     for context in range(first, last):
         backoff, total = backoff_C[context], total_C[context]
         for gram in range(starts_C[context], starts_C[context + 1]):
             lower = lower_G[np.int64(gram_G[gram] & rest)]
+            short = np.log(lower / said_G[np.int64(gram_G[gram] & rest)])
             count = np.int64(count_G[gram])
             discount = discounts[min(count, 3)]
             probability_G[gram] = (count - discount + backoff * lower) / total
-            ratio_G[gram] = np.log1p((count - discount) / (backoff * lower))
+            ratio = np.log1p((count - discount) / (backoff * lower)) + short
+            ratio_G[gram] = ratio
             kept_G[gram] = 0.0
             if count > 1:
                 less = discounts[min(count - 1, 3)]
-                kept_G[gram] = np.log1p((count - 1 - less) / ((backoff - discount + less) * lower)) / ratio_G[gram]
+                remains = np.log1p((count - 1 - less) / ((backoff - discount + less) * lower)) + short
+                kept_G[gram] = min(max(remains, 0.0) / ratio, 1.0) if ratio > 0 else 1.0
 
 
 @compiled
@@ -174,6 +178,46 @@ def solve(
             weight_G[chosen_S[place]] = weight_S[place]
 
 
+@summing
+def say(
+    first: Any,
+    last: Any,
+    starts_C1: Any,
+    gram_G: Any,
+    token_G: Any,
+    rest: Any,
+    lower_G: Any,
+    vectors_VM: Any,
+    frequency_V: Any,
+    rows_PM: Any,
+    square_P: Any,
+    said_G: Any,
+) -> None:
+    """Fill said_G of contexts `first` to `last` with the probabilities that rows say, given those of the shorter rows, lower_G.
+
+    softmax(log lower + u . r), whose sum is exact over the tokens that followed. Over all others the mean of e^(u . r) is taken for
+    e to the mean square of u . r (square_P is that over all tokens, by frequency_V), at most 1: half of it would do if they were
+    like any other tokens, but they are more like those that followed.
+    """
+    for context in range(first, last):
+        square, others = np.float64(square_P[context - first]), 1.0
+        whole, others_lower = 0.0, 1.0
+        for gram in range(starts_C1[context], starts_C1[context + 1]):
+            token, adds = token_G[gram], np.float32(0)
+            for number in range(vectors_VM.shape[1]):
+                adds += vectors_VM[token, number] * rows_PM[context - first, number]
+            lower = lower_G[np.int64(gram_G[gram] & rest)]
+            said_G[gram] = lower * np.exp(np.float64(adds))
+            whole += said_G[gram]
+            others_lower -= lower
+            square -= frequency_V[token] * adds * adds
+            others -= frequency_V[token]
+        if others_lower > 0 and others > 0:
+            whole += others_lower * np.exp(min(max(square, 0.0) / others, 1.0))
+        for gram in range(starts_C1[context], starts_C1[context + 1]):
+            said_G[gram] /= whole
+
+
 @compiled
 def add_up(
     owner_R: Any,
@@ -181,20 +225,19 @@ def add_up(
     token_G: Any,
     weight_G: Any,
     vectors_VE: Any,
-    many: Any,
-    fitted_P: Any,
+    place_C: Any,
     fitted_PE: Any,
     rows_RE: Any,
 ) -> None:
-    """Add to each row the vectors of the tokens that followed the context that owns it, times their weights; of a context that more
-    than `many` followed it is what fitted_PE has, fitted_P being these contexts in order."""
+    """Add to each row the vectors of the tokens that followed the context that owns it, times their weights; of a context with a
+    place in fitted_PE, place_C (-1 of all others; empty where there are none), it is what stands there."""
     for row in range(len(owner_R)):
         context = owner_R[row]
         if context < 0:
             continue
         first, last = starts_C1[context], starts_C1[context + 1]
-        if last - first > many:
-            rows_RE[row] = fitted_PE[np.searchsorted(fitted_P, context)]
+        if len(place_C) > 0 and place_C[context] >= 0:
+            rows_RE[row] = fitted_PE[place_C[context]]
             continue
         for gram in range(first, last):
             token, weight = token_G[gram], weight_G[gram]

@@ -7,13 +7,15 @@ softmax does not see,
 
 with g' the gram without its oldest token. A row of g holds r such that u_k . r is close to ratio(g, k), u_k the vectors of tokens
 (statistics.py), so that the logits are the sum of what the rows of all orders say, whatever a memory and a host make of it.
+Few numbers for many tokens say nothing exactly. So where rows of g' say less of k than p(k | g'), or more, the row of g has the
+difference added to its ratio (`ratio_kernels.say`): what one order falls short of is made up for by the next.
 
 * Single ids, where the table has rows of order 1 and its vectors are its own: r is learnt (order_one.py), and from what that says
   all longer grams go on.
 * Few tokens followed (nearly all grams): r = sum weight_k u_k over the _MOST tokens worth most, by least squares with a penalty on
   r, since what a row says of tokens that never followed is noise (`ratio_kernels.solve`).
-* More than _MANY followed, and more than one in _RARE of the vocabulary, with which the cost grows: from there on, r by conjugate
-  gradients on the cross-entropy against p(. | g) itself.
+* More than _MANY followed, and more than one in _RARE of the vocabulary, with which the cost grows; or g is _OFTEN in the text, and
+  more often than one token in _SELDOM: r by conjugate gradients on the cross-entropy against p(. | g) itself.
 * Grams that share a row: it is the most frequent one's. A mean would be nobody's.
 
 A training position must not find its own next token in its rows. `LeftOut` knows what that one occurrence put there: nothing of a
@@ -39,7 +41,7 @@ from engram_cli.model.data import Ids, Windowed
 from engram_cli.model.logit_fit import fit_logits
 from engram_cli.model.order_one import OrderOne, learn_order_one
 from engram_cli.model.precision import computes_bfloat16
-from engram_cli.model.ratio_kernels import add_up, claim, interpolate, log_ratios, own_weights, solve
+from engram_cli.model.ratio_kernels import add_up, claim, interpolate, log_ratios, own_weights, say, solve
 from engram_cli.model.threads import single_threads
 from engram_cli.store.resources import need_memory
 from engram_cli.table.layout import LayerLayout
@@ -49,10 +51,8 @@ _BLOCK = 1 << 14  # grams, or tokens, at once
 _BLOCK_BYTES = 1 << 20  # of rows in f32 at once
 _MOST, _PENALTY = 48, 1.0
 _MANY, _RARE = 48, 170
-_DENSE, _FEWEST = (
-    1 << 18,
-    32,
-)  # logits at once, of so many grams at least: what stays in a core's cache, but a matrix for each product
+_OFTEN, _SELDOM = 32, 200_000
+_DENSE, _FEWEST = 1 << 18, 32  # logits at once, of so many grams at least: a core's cache full, but a matrix for each product
 _SORTING, _FILLING = 32, 100  # bytes of memory: of a token while grams are sorted, of a gram while its order is filled
 _LESS = "give less text, lower the highest of hash.orders, or set rows.init"
 Floats = npt.NDArray[np.floating]
@@ -60,8 +60,8 @@ Floats = npt.NDArray[np.floating]
 
 @dataclass(frozen=True)
 class _Order:
-    """A level of the count-only model with what follows from it and the level below: probability_G f64; ratio_G f32; kept_G, the
-    share of the ratio that remains with one occurrence less, f32."""
+    """A level of the count-only model with what follows from it and the level below: probability_G f64; ratio_G, to what rows of
+    shorter grams say, f32; kept_G, the share of the ratio that remains with one occurrence less, f32."""
 
     level: Level
     probability_G: Floats
@@ -106,22 +106,19 @@ class Counted:
         contexts = self.shortened(context_P, order)
         return np.stack([ids_of(self.levels[n].context_C[contexts[n]]) for n in range(1, order + 1)], axis=1)
 
-    def orders(self, pool: ThreadPoolExecutor) -> Iterator[tuple[int, _Order]]:
-        """(n, order) for contexts of 1, 2, ... ids."""
-        lower_G = self.frequency_V[self.levels[0].token_G]
-        for order, level in enumerate(self.levels[1:], start=1):
-            size = len(level.gram_G)
-            probability_G, ratio_G, kept_G = np.empty(size), np.empty(size, np.float32), np.empty(size, np.float32)
-            given = (level.starts_C1, level.gram_G, level.count_G, level.discounts, level.total_C, level.backoff_C)
-            results = (probability_G, ratio_G, kept_G)
-            parts = _parts(len(level.context_C))
-            tasks = [pool.submit(log_ratios, *part, *given, REST, lower_G, *results) for part in parts]
-            for task in tasks:
-                task.result()
-            if order == 1 and self.order_one:
-                self.order_one.probabilities(level, pool, probability_G)
-            yield order, _Order(level, probability_G, ratio_G, kept_G)
-            lower_G = probability_G
+    def order(self, number: int, lower_G: Floats, said_G: Floats, pool: ThreadPoolExecutor) -> _Order:
+        """For contexts of `number` ids, given the probabilities of the level below and what rows say that these are."""
+        level, size = self.levels[number], len(self.levels[number].gram_G)
+        probability_G, ratio_G, kept_G = np.empty(size), np.empty(size, np.float32), np.empty(size, np.float32)
+        given = (level.starts_C1, level.gram_G, level.count_G, level.discounts, level.total_C, level.backoff_C)
+        results = (probability_G, ratio_G, kept_G)
+        parts = _parts(len(level.context_C))
+        tasks = [pool.submit(log_ratios, *part, *given, REST, lower_G, said_G, *results) for part in parts]
+        for task in tasks:
+            task.result()
+        if number == 1 and self.order_one:
+            self.order_one.probabilities(level, pool, probability_G)
+        return _Order(level, probability_G, ratio_G, kept_G)
 
     def distributions(self, contexts: Sequence[Ids]) -> Floats:
         """p(. | context) for contexts as `shortened` has them, or the first of these, f32 [P, V]; of none: how
@@ -155,8 +152,12 @@ def fill_rows(layer: LayerLayout, rows: Rows, counted: Counted, vectors_VM: Tens
     most = max(len(level.gram_G) for level in counted.levels)
     need_memory(_FILLING * most, f"filling rows from {most:,} grams", _LESS)
     left_out: dict[str, npt.NDArray[np.generic]] = {f"gram-{n}": level.gram_G for n, level in enumerate(counted.levels)}
+    lower_G = said_G = counted.frequency_V[counted.levels[0].token_G]
     with single_threads() as pool:
-        for number, order in counted.orders(pool):
+        for number in range(1, len(counted.levels)):
+            order = counted.order(number, lower_G, said_G, pool)
+            below_G, lower_G = said_G, order.probability_G
+            said_G = lower_G  # where there are no rows, or rows that were learnt as they are
             if number < layer.orders[0]:
                 continue
             owned_CH, weight_G = np.zeros((len(order.level.context_C), 0), bool), np.zeros(len(order.ratio_G), np.float32)
@@ -164,6 +165,8 @@ def fill_rows(layer: LayerLayout, rows: Rows, counted: Counted, vectors_VM: Tens
                 filling = _Filling(layer, rows, counted, number, order, vectors_VM, pool)
                 owned_CH, weight_G = filling.owned_CH, filling.weight_G
                 filling.fill()
+                if number < layer.max_order and not filling.learnt:
+                    said_G = filling.said(below_G)
             own_G = weight_G * (1 - order.kept_G)
             left_out[f"own-{number}"] = own_G[:, None] * np.repeat(owned_CH, order.level.followed_C, axis=0)
             left_out[f"once-{number}"] = (order.level.count_G == 1).astype(np.uint8)
@@ -174,8 +177,8 @@ class _Filling:
     """The rows of one order while they are filled: `fit` and `solve` find what each gram says, `write` writes it.
 
     owner_R: the gram whose a row is, -1 for nobody's; owned_CH: whether that is the gram that names it; weight_G: how much of the
-    next token's vector is in the row, f32; many_P: the grams that more than `many` tokens followed, whose rows are fitted_PM;
-    learnt: where all these rows come from, None where counts are all there is.
+    next token's vector is in the row, f32; dense_P: the grams whose rows are fitted to whole distributions, fitted_PM, and place_C
+    where there; learnt: where all these rows come from, None where counts are all there is.
     """
 
     def __init__(
@@ -199,17 +202,27 @@ class _Filling:
         claim(named_CH, level.total_C, np.zeros(len(self.owner_R)), self.owner_R)
         self.owned_CH = self.owner_R[named_CH] == np.arange(len(named_CH))[:, None]
         self.learnt = counted.order_one if number == 1 else None
-        self.many = 0 if self.learnt else max(_MANY, counted.vocab // _RARE)
         self.owns_C = self.owned_CH.any(axis=1)
-        self.many_P = np.flatnonzero(self.owns_C & (level.followed_C > self.many))
-        self.fitted_PM = np.empty((len(self.many_P), vectors_VM.shape[1]), np.float32)
+        self.dense_P = np.flatnonzero(self.owns_C & self._dense())
+        self.fitted_PM = np.empty((len(self.dense_P), vectors_VM.shape[1]), np.float32)
+        self.place_C = np.full(len(self.owns_C), -1, np.int32)
+        self.place_C[self.dense_P] = np.arange(len(self.dense_P))
         self.weight_G = np.zeros(len(level.gram_G), np.float32)
+
+    def _dense(self) -> npt.NDArray[np.bool_]:
+        """Which grams are worth a fit to a whole distribution, [C]."""
+        if self.learnt:
+            return np.ones(len(self.owns_C), bool)
+        level = self.order.level
+        often = max(_OFTEN, self.counted.levels[-1].total_C.sum() / _SELDOM)
+        dense_C: npt.NDArray[np.bool_] = (level.followed_C > max(_MANY, self.counted.vocab // _RARE)) | (level.total_C >= often)
+        return dense_C
 
     def fill(self) -> None:
         """Fill the rows."""
         if not self.learnt:
             list(self.pool.map(self.solve, _parts(len(self.owns_C))))
-        list(self.pool.map(self.fit, _parts(len(self.many_P), max(_FEWEST, _DENSE // self.counted.vocab))))
+        list(self.pool.map(self.fit, _parts(len(self.dense_P), max(_FEWEST, _DENSE // self.counted.vocab))))
         for head, size in enumerate(self.layer.primes_H[self.heads]):
             vectors_VE = self.vectors_VM.numpy()[:, head * self.rows.dim :][:, : self.rows.dim].copy()
             parts = _parts(size, max(1, _BLOCK_BYTES // (4 * self.rows.dim)))
@@ -227,9 +240,9 @@ class _Filling:
         solve(*part, self.owns_C, *given, _PENALTY, _MOST, self.vectors_VM.numpy(), self.weight_G)
 
     def fit(self, part: tuple[int, int]) -> None:
-        """Find the rows of grams `part` of those that many tokens followed. One more occurrence of a token moves its logit by about
+        """Find the rows of grams `part` of those that are fitted. One more occurrence of a token moves its logit by about
         M over the number of all of them, so more than that is not taken for its own."""
-        level, at_P, vectors_VM = self.order.level, self.many_P[slice(*part)], self.vectors_VM.numpy()
+        level, at_P, vectors_VM = self.order.level, self.dense_P[slice(*part)], self.vectors_VM.numpy()
         rows_PM = self.learnt.rows_CM.numpy()[at_P] if self.learnt else self._fitted(at_P)
         self.fitted_PM[slice(*part)] = rows_PM
         own_weights(at_P, level.starts_C1, level.token_G, level.total_C, vectors_VM, rows_PM, self.weight_G)
@@ -238,7 +251,7 @@ class _Filling:
         """Rows of grams, beginning with what was solved for: [P, M]."""
         level, vectors_VM = self.order.level, self.vectors_VM.numpy()
         rows_PM = np.zeros((len(at_P), vectors_VM.shape[1]), np.float32)
-        add_up(at_P, level.starts_C1, level.token_G, self.weight_G, vectors_VM, self.counted.vocab, at_P, rows_PM, rows_PM)
+        add_up(at_P, level.starts_C1, level.token_G, self.weight_G, vectors_VM, self.place_C[:0], rows_PM, rows_PM)
         p_PV = torch.from_numpy(self.counted.distributions(self.counted.shortened(at_P, self.number)))
         rows_PM += fit_logits(self._logits(at_P, torch.from_numpy(rows_PM)), p_PV, self.coarse_VM).numpy()
         return rows_PM
@@ -253,8 +266,28 @@ class _Filling:
         level, numbers = self.order.level, slice(head * self.rows.dim, (head + 1) * self.rows.dim)
         said = (level.starts_C1, level.token_G, self.weight_G, vectors_VE)
         rows_RE = np.zeros((len(owner_R), self.rows.dim), np.float32)
-        add_up(owner_R, *said, self.many, self.many_P, self.fitted_PM[:, numbers], rows_RE)
+        add_up(owner_R, *said, self.place_C, self.fitted_PM[:, numbers], rows_RE)
         self.rows.write_range(first, rows_RE)
+
+    def said(self, lower_G: Floats) -> Floats:
+        """p(token | context) of all grams as the rows of up to this order have it, given that of up to the order below: f64 [G]."""
+        frequency_V, vectors_VM = self.counted.frequency_V.astype(np.float32), self.vectors_VM.numpy()
+        square_MM = vectors_VM.T @ (frequency_V[:, None] * vectors_VM)
+        said_G = np.empty(len(self.order.level.gram_G))
+        list(self.pool.map(partial(self.say, lower_G, frequency_V, square_MM, said_G), _parts(len(self.owns_C))))
+        return said_G
+
+    def say(self, lower_G: Floats, frequency_V: Floats, square_MM: Floats, said_G: Floats, part: tuple[int, int]) -> None:
+        """Fill in what `said` returns for grams `part`. What stands in rows that are others' is not theirs to make up for."""
+        level, vectors_VM, owned_PH = self.order.level, self.vectors_VM.numpy(), self.owned_CH[slice(*part)]
+        at_P = np.where(owned_PH.any(axis=1), np.arange(*part), -1)
+        rows_PM = np.zeros((len(at_P), vectors_VM.shape[1]), np.float32)
+        said = (level.starts_C1, level.token_G, self.weight_G, vectors_VM)
+        add_up(at_P, *said, self.place_C, self.fitted_PM, rows_PM)
+        rows_PM *= np.repeat(owned_PH, self.rows.dim, axis=1)
+        square_P = ((rows_PM @ square_MM) * rows_PM).sum(1)
+        given = (level.starts_C1, level.gram_G, level.token_G, REST, lower_G, vectors_VM, frequency_V)
+        say(*part, *given, rows_PM, square_P, said_G)
 
     def _logits(self, context_P: Ids, rows_PM: Tensor) -> Tensor:
         """What the logits are for contexts with these rows of this order: [P, V].

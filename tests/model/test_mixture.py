@@ -83,7 +83,7 @@ def test_a_text_in_pieces_is_the_text(host: Host) -> None:
 
 
 @pytest.mark.parametrize("heard", [1, 2])
-def test_all_learn_from_the_mixture_where_it_is_heard_and_the_host_from_its_own_loss_everywhere(host: Host, heard: int) -> None:
+def test_all_learn_from_the_mixture_where_it_is_heard_and_the_host_from_its_own_loss_elsewhere(host: Host, heard: int) -> None:
     tokens_BT, targets_BT, memory = inputs()
     memory = {OUTPUT: memory[OUTPUT][:heard].requires_grad_()}
     trained = {**dict(host.named_parameters()), "rows": memory[OUTPUT]}
@@ -94,7 +94,8 @@ def test_all_learn_from_the_mixture_where_it_is_heard_and_the_host_from_its_own_
         tensor.grad = None
     mixed = host.losses(tokens_BT[:heard], targets_BT[:heard], memory).mean()
     torch.testing.assert_close(value, mixed)
-    (host.losses(tokens_BT, targets_BT).mean() + mixed).backward()
+    others = slice(heard % 2, 2)  # of two stretches; where both are heard the host's own loss is that of both
+    (host.losses(tokens_BT[others], targets_BT[others]).sum() / targets_BT.numel() + mixed).backward()
     assert {name for name, gradient in learnt.items() if gradient is None} == {"mixture.vectors"}
     for name, tensor in trained.items():
         torch.testing.assert_close(learnt[name], tensor.grad, rtol=1e-3, atol=1e-6)

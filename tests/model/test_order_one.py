@@ -58,7 +58,9 @@ def test_what_is_learnt_takes_the_place_of_order_one_below_all_longer_grams(coun
     np.testing.assert_allclose(counted.distributions(contexts[:2]), lower_CV, rtol=1e-4)
     np.testing.assert_allclose(counted.distributions(contexts[:1])[0], torch.softmax(learnt.bias_V, 0), rtol=1e-4)
     with ThreadPoolExecutor(1) as pool:
-        (_, first), (_, second) = counted.orders(pool)
+        lower_G = counted.frequency_V[counted.levels[0].token_G]
+        first = counted.order(1, lower_G, lower_G, pool)
+        second = counted.order(2, first.probability_G, first.probability_G, pool)
     np.testing.assert_allclose(first.probability_G, all_grams(counted, 1, learnt), rtol=1e-4)
     np.testing.assert_allclose(second.probability_G, expected_CV[at_G, level.token_G], rtol=1e-4)
 

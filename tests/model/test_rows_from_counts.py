@@ -121,7 +121,10 @@ def test_probabilities_are_those_of_the_formula(documents: list[list[int]], orde
     windows_TN, tokens = source.windows(0, len(source.stream.tokens_T) - 1), source.stream.tokens_T[1:].tolist()
     slow = by_dictionary([(tuple(ids), token) for ids, token in zip(windows_TN[:, ::-1].tolist(), tokens, strict=True)], vocab)
     with ThreadPoolExecutor(1) as pool:
-        for number, made in counted.orders(pool):
+        lower_G = counted.frequency_V[counted.levels[0].token_G]
+        for number in range(1, order + 1):
+            made = counted.order(number, lower_G, lower_G, pool)
+            lower_G = made.probability_G
             windows_CN = counted.windows(np.arange(len(made.level.context_C)), number)
             contexts = [tuple(ids) for ids in np.repeat(windows_CN[:, ::-1], made.level.followed_C, axis=0).tolist()]
             assert set(contexts) == {tuple(ids) for ids in windows_TN[:, number - 1 :: -1].tolist()}
@@ -185,6 +188,45 @@ def test_fitting_lowers_the_loss_even_where_nothing_fits() -> None:
     loss_P, before_P = (-(p_PV * torch.log_softmax(logits, 1)).sum(1) for logits in (after, start_PV))
     assert (loss_P < before_P).all()
     assert fit_logits(start_PV, torch.softmax(start_PV, 1), vectors_VM).abs().max() < 1e-3
+
+
+def test_longer_grams_make_up_for_what_the_rows_of_shorter_ones_fall_short_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fewer numbers than tokens no row says what it should; the last order still comes closer to it."""
+    vocab, numbers, random = 150, 48, np.random.default_rng(0)
+    likely, text = random.integers(0, vocab, size=(vocab, 3)), [3]
+    for _ in range(3000):
+        text.append(int(random.choice(likely[text[-1]])) if random.random() < 0.8 else int(random.integers(vocab)))
+    source, layer = windowed([text], vocab, 3), layer_of(1, 2, 3)
+    vectors_VM = torch.randn(vocab, numbers, generator=torch.Generator().manual_seed(0))
+    counted = Counted(source, 3, vocab)
+    p_TV = counted.distributions(contexts_of(counted, source))
+
+    def apart_from_counts() -> float:
+        """Kullback-Leibler divergence of what rows say, nats a position."""
+        values_THE, _ = filled(layer, source, vectors_VM)
+        logits_TV = torch.from_numpy(said(values_THE, vectors_VM, 3).sum(1) + np.log(counted.frequency_V))
+        return float((p_TV * (np.log(p_TV) - torch.log_softmax(logits_TV, 1).numpy())).sum(1).mean())
+
+    made_up = apart_from_counts()
+    monkeypatch.setattr(rows_from_counts._Filling, "said", lambda filling, _: filling.order.probability_G)
+    assert made_up < 0.9 * apart_from_counts()
+
+
+@given(documents=DOCUMENTS, order=st.integers(1, 3), seed=st.integers(0, 99))
+@settings(max_examples=30)
+def test_ratios_are_to_what_shorter_rows_say(documents: list[list[int]], order: int, seed: int) -> None:
+    counted = Counted(windowed(documents, VOCAB, order), order, VOCAB)
+    lower_G = counted.frequency_V[counted.levels[0].token_G]
+    with ThreadPoolExecutor(1) as pool:
+        for number in range(1, order + 1):
+            said_G = lower_G * np.exp(np.random.default_rng(seed).normal(size=len(lower_G)))
+            made = counted.order(number, lower_G, said_G, pool)
+            level, lower_G = made.level, made.probability_G
+            gamma_G = np.repeat(level.backoff_C / level.total_C, level.followed_C)
+            expected_G = np.log(lower_G / (gamma_G * said_G[count_model.rest_of(level.gram_G)]))
+            np.testing.assert_allclose(made.ratio_G, expected_G, rtol=1e-4, atol=1e-5)
+            assert ((made.kept_G >= 0) & (made.kept_G <= 1)).all()
+            assert not made.kept_G[level.count_G == 1].any()
 
 
 def test_a_row_belongs_to_its_most_frequent_gram() -> None:
