@@ -46,6 +46,14 @@ def test_it_is_closer_to_the_counts_than_rows_fitted_to_the_vectors_it_began_wit
     assert closer < 0.7 * apart
 
 
+def test_token_vectors_stay_about_as_long_as_they_were(counted: Counted) -> None:
+    first = NUMBERS**0.5
+    length_V = counted.learn(first_vectors(), seed=0).vectors_VM.norm(dim=1)
+    assert (length_V > 0.849 * first).all()
+    assert (length_V < 1.101 * first).all()
+    assert length_V.std() > 0.01 * first
+
+
 def test_what_is_learnt_takes_the_place_of_order_one_below_all_longer_grams(counted: Counted) -> None:
     learnt = counted.learn(first_vectors(), seed=0)
     level = counted.levels[2]

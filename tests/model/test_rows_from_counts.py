@@ -179,6 +179,22 @@ def test_what_many_tokens_follow_is_fitted_to_the_whole_distribution(bfloat16: b
     np.testing.assert_allclose(torch.softmax(logits_TV, 1), p_TV, atol=2e-3)
 
 
+def test_what_few_tokens_follow_often_is_fitted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not what they follow less often than one token in so many: there what rows say stays that of least squares."""
+    text = [1, 2] * 60 + [3, 4] * 20 + np.random.default_rng(0).integers(5, VOCAB, 100).tolist()
+    folded, layer = windowed([text], VOCAB, 1), layer_of(1)
+    source = Windowed(folded.stream, np.arange(VOCAB, dtype=np.uint32), folded.layout)
+    vectors_VM = torch.randn(VOCAB, HEADS * DIM, generator=torch.Generator().manual_seed(0))
+    rows = {}
+    for seldom in (200_000, 7, 1):  # at least 32 times; one token in 7, about 40 times; never
+        monkeypatch.setattr(rows_from_counts, "_SELDOM", seldom)
+        rows[seldom] = filled(layer, source, vectors_VM)[0]
+    at = [text.index(token) for token in (1, 2, 3, 4)]
+    assert (np.abs(rows[200_000] - rows[1])[at[:2]].max(axis=(1, 2)) > 1e-3).all()
+    np.testing.assert_array_equal(rows[200_000][at[2:]], rows[1][at[2:]])
+    np.testing.assert_array_equal(rows[200_000][at[:2]], rows[7][at[:2]])
+
+
 def test_fitting_lowers_the_loss_even_where_nothing_fits() -> None:
     generator = torch.Generator().manual_seed(1)
     vectors_VM = torch.randn(50, 3, generator=generator)
