@@ -14,8 +14,8 @@ difference added to its ratio (`ratio_kernels.say`): what one order falls short 
   all longer grams go on.
 * Few tokens followed (nearly all grams): r = sum weight_k u_k over the _MOST tokens worth most, by least squares with a penalty on
   r, since what a row says of tokens that never followed is noise (`ratio_kernels.solve`).
-* More than _MANY followed, and more than one in _RARE of the vocabulary, with which the cost grows; or g is _OFTEN in the text, and
-  more often than one token in _SELDOM: r by conjugate gradients on the cross-entropy against p(. | g) itself.
+* More than _MANY followed, or g is _OFTEN in the text, and more often than one token in _SELDOM; as many times over as the
+  vocabulary, with which the cost grows, is larger than _USUAL: r by conjugate gradients on the cross-entropy against p(. | g).
 * Grams that share a row: it is the most frequent one's. A mean would be nobody's.
 
 A training position must not find its own next token in its rows. `LeftOut` knows what that one occurrence put there: nothing of a
@@ -50,8 +50,7 @@ from engram_cli.table.rows import Rows
 _BLOCK = 1 << 14  # grams, or tokens, at once
 _BLOCK_BYTES = 1 << 20  # of rows in f32 at once
 _MOST, _PENALTY = 48, 1.0
-_MANY, _RARE = 48, 170
-_OFTEN, _SELDOM = 32, 200_000
+_MANY, _OFTEN, _SELDOM, _USUAL = 48, 32, 200_000, 8192
 _DENSE, _FEWEST = 1 << 18, 32  # logits at once, of so many grams at least: a core's cache full, but a matrix for each product
 _SORTING, _FILLING = 32, 100  # bytes of memory: of a token while grams are sorted, of a gram while its order is filled
 _LESS = "give less text, lower the highest of hash.orders, or set rows.init"
@@ -213,9 +212,9 @@ class _Filling:
         """Which grams are worth a fit to a whole distribution, [C]."""
         if self.learnt:
             return np.ones(len(self.owns_C), bool)
-        level = self.order.level
+        level, wide = self.order.level, max(1.0, self.counted.vocab / _USUAL)
         often = max(_OFTEN, self.counted.levels[-1].total_C.sum() / _SELDOM)
-        dense_C: npt.NDArray[np.bool_] = (level.followed_C > max(_MANY, self.counted.vocab // _RARE)) | (level.total_C >= often)
+        dense_C: npt.NDArray[np.bool_] = (level.followed_C > _MANY * wide) | (level.total_C >= often * wide)
         return dense_C
 
     def fill(self) -> None:
@@ -240,8 +239,8 @@ class _Filling:
         solve(*part, self.owns_C, *given, _PENALTY, _MOST, self.vectors_VM.numpy(), self.weight_G)
 
     def fit(self, part: tuple[int, int]) -> None:
-        """Find the rows of grams `part` of those that are fitted. One more occurrence of a token moves its logit by about
-        M over the number of all of them, so more than that is not taken for its own."""
+        """Find the rows of grams `part` of those that are fitted. One more occurrence of a token moves its logit by about M over
+        the number of all of them, so more than that is not taken for its own."""
         level, at_P, vectors_VM = self.order.level, self.dense_P[slice(*part)], self.vectors_VM.numpy()
         rows_PM = self.learnt.rows_CM.numpy()[at_P] if self.learnt else self._fitted(at_P)
         self.fitted_PM[slice(*part)] = rows_PM
