@@ -279,7 +279,7 @@ class _Filling:
     def say(self, lower_G: Floats, frequency_V: Floats, square_MM: Floats, said_G: Floats, part: tuple[int, int]) -> None:
         """Fill in what `said` returns for grams `part`. What stands in rows that are others' is not theirs to make up for."""
         level, vectors_VM, owned_PH = self.order.level, self.vectors_VM.numpy(), self.owned_CH[slice(*part)]
-        at_P = np.where(owned_PH.any(axis=1), np.arange(*part), -1)
+        at_P = np.where(self.owns_C[slice(*part)], np.arange(*part), -1)
         rows_PM = np.zeros((len(at_P), vectors_VM.shape[1]), np.float32)
         said = (level.starts_C1, level.token_G, self.weight_G, vectors_VM)
         add_up(at_P, *said, self.place_C, self.fitted_PM, rows_PM)
