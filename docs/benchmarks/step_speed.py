@@ -12,6 +12,7 @@ FORM: `trained`, rows in layer 1 that change, or `speaking`, as tables/demo.toml
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def cold(ngrams_path: str, folder: Path, form: Recipe, ahead: bool) -> None:
         os.close(descriptor)
     trainer = open_trainer(ngrams_path, folder, form, "large", "mmap")
     if not ahead:
-        trainer.feed = Now(trainer.batches, trainer.rows, trainer.host.device, trainer.feed.heard_B)
+        trainer.feed = Now(trainer.batches, trainer.rows, trainer.host.device)
     before, seconds = from_disk(), []
     for _ in range(STEPS):
         started = time.perf_counter()
@@ -98,8 +99,8 @@ def cold(ngrams_path: str, folder: Path, form: Recipe, ahead: bool) -> None:
 class Now(Feed):
     """Reads a step's rows when the step begins."""
 
-    def take(self, step: int) -> Fed:
-        return self._thread.submit(self._read, step).result()
+    def take(self, step: int, layers: Sequence[int]) -> Fed:
+        return self._thread.submit(self._read, step, layers).result()
 
 
 def from_disk() -> int:

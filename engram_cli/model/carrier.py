@@ -42,6 +42,7 @@ class Carrier(nn.Module):
 
     pretrained = False  # whether its weights were something before they were trained here
     computes_in_threads = True  # whether several may run it at once
+    speaking_layer: int | None = None  # the layer whose rows speak beside the host (mixture.py), None where none do
 
     def __init__(self, width: int, context: int, memories: Mapping[int, Memory] | None = None) -> None:
         super().__init__()
@@ -86,8 +87,8 @@ class Carrier(nn.Module):
         """-log p of the token that follows each, nats, f32 [B, T]."""
         return cross_entropy(self(tokens_BT, memory), targets_BT)
 
-    def objective(self, tokens_BT: Tensor, targets_BT: Tensor, memory: Mapping[int, Tensor] | None = None) -> Tensor:
-        """What training makes smaller: the mean loss, or what has its value and gradients of several."""
+    def mean_loss(self, tokens_BT: Tensor, targets_BT: Tensor, memory: Mapping[int, Tensor] | None = None) -> Tensor:
+        """The mean of `losses`, which training makes smaller."""
         return self.losses(tokens_BT, targets_BT, memory).mean()
 
     def remember(self, layer: int, hidden: Tensor, memory_BTM: Tensor, cache: CacheLike | None) -> Tensor:

@@ -34,7 +34,7 @@ from engram_cli.table.rows import Rows, rows_file
 
 _DIRECTORY = "checkpoint"
 _STATE, _HOST = "state.json", "host.safetensors"
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+_ADAM = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter that it has changed
 
 
 def save_checkpoint(directory: Path, trainer: Trainer, fingerprint: str) -> None:
@@ -151,7 +151,7 @@ def load_checkpoint(path: Path, trainer: Trainer, fingerprint: str) -> None:
     `read_state` does."""
     state = read_state(path, fingerprint)
     try:
-        _load_host(path / _HOST, trainer, state["step"])
+        _load_host(path / _HOST, trainer)
         trainer.step_number, trainer.seconds = state["step"], state["seconds"]
         trainer.log = [StepRecord(**record) for record in state["log"]]
         before = [(int(step), float(host), float(of_rows)) for step, host, of_rows in state["rates"]]
@@ -169,22 +169,19 @@ def _host_tensors(trainer: Trainer) -> dict[str, tuple[str, Any]]:
     tensors: dict[str, tuple[str, Any]] = {}
     for name, parameter in trainer.host.stored().items():
         tensors[name] = ("F32", parameter.detach().cpu().numpy())
-        moments = trainer.optimizer.state.get(parameter, {})
-        for moment in _MOMENTS:
-            if moment in moments:
-                tensors[f"{moment}.{name}"] = ("F32", moments[moment].cpu().numpy())
+        for part, tensor in trainer.optimizer.state.get(parameter, {}).items():
+            tensors[f"{part}.{name}"] = ("F32", tensor.cpu().numpy())
     return tensors
 
 
-def _load_host(path: Path, trainer: Trainer, steps: int) -> None:
+def _load_host(path: Path, trainer: Trainer) -> None:
     tensors = _read(path)
-    step = torch.tensor(float(steps))
     with torch.no_grad():
         for name, parameter in trainer.host.stored().items():
             parameter.copy_(torch.from_numpy(tensors[name]))
-            moments = {m: torch.from_numpy(tensors[f"{m}.{name}"]).to(parameter) for m in _MOMENTS if f"{m}.{name}" in tensors}
-            if moments:
-                trainer.optimizer.state[parameter] = {"step": step.clone().to(parameter.device), **moments}
+            if any(f"{part}.{name}" in tensors for part in _ADAM):
+                state = {part: torch.from_numpy(tensors[f"{part}.{name}"]).to(parameter) for part in _ADAM}
+                trainer.optimizer.state[parameter] = state
 
 
 def _read(path: Path) -> dict[str, Any]:

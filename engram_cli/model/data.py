@@ -70,10 +70,6 @@ class Batch:
     targets_BT: Ids
     windows_BTN: Ids
 
-    def some(self, stretches_B: Ids) -> "Batch":
-        """Of these stretches only."""
-        return Batch(self.tokens_BT[stretches_B], self.targets_BT[stretches_B], self.windows_BTN[stretches_B])
-
 
 def cut(source: Windowed, stretches_B: Ids, context: int) -> Batch:
     """The batch of stretches number `stretches_B` of `context` tokens each."""

@@ -5,42 +5,41 @@ another: it reads for step n + 1 before it writes what step n made, always, so w
 So a run is the same whether a batch was read ahead or not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 
-from engram_cli.model.data import Batch, Batches, Ids
+from engram_cli.model.data import Batch, Batches
 from engram_cli.model.layer_rows import Gathered, LayerRows, Updated
 
 
 @dataclass(frozen=True)
 class Fed:
-    """A batch and, by layer, the rows that its heard stretches name."""
+    """A batch and, by layer, the rows that it names."""
 
     batch: Batch
     gathered: Mapping[int, Gathered]
 
 
 class Feed:
-    """Feeds steps from `batches` and `rows`, which nobody else may change; tensors of rows are on `device`, of stretches heard_B of
-    a batch."""
+    """Feeds steps from `batches` and `rows`, which nobody else may change; tensors of rows are on `device`."""
 
-    def __init__(self, batches: Batches, rows: Mapping[int, LayerRows], device: torch.device, heard_B: Ids) -> None:
-        self.batches, self.rows, self.device, self.heard_B = batches, rows, device, heard_B
+    def __init__(self, batches: Batches, rows: Mapping[int, LayerRows], device: torch.device) -> None:
+        self.batches, self.rows, self.device = batches, rows, device
         self._thread = ThreadPoolExecutor(1, "feed")
-        self._ahead: tuple[int, Future[Fed]] | None = None
+        self._ahead: tuple[tuple[int, Sequence[int]], Future[Fed]] | None = None
         self._last: Mapping[int, Updated] = {}
 
-    def take(self, step: int) -> Fed:
-        """What step number `step` needs, with all that earlier steps wrote; the next one is begun."""
-        ahead = self._ahead if self._ahead and self._ahead[0] == step else None
-        fed = (ahead[1] if ahead else self._thread.submit(self._read, step)).result()
+    def take(self, step: int, layers: Sequence[int]) -> Fed:
+        """What step number `step` needs of `layers`, with all that earlier steps wrote; the next one, of the same, is begun."""
+        ahead = self._ahead if self._ahead and self._ahead[0] == (step, layers) else None
+        fed = (ahead[1] if ahead else self._thread.submit(self._read, step, layers)).result()
         if ahead:
             for layer, updated in self._last.items():
                 self.rows[layer].refresh(fed.gathered[layer], updated)
-        self._ahead = step + 1, self._thread.submit(self._read, step + 1)
+        self._ahead = (step + 1, layers), self._thread.submit(self._read, step + 1, layers)
         self._last = {}
         return fed
 
@@ -50,7 +49,6 @@ class Feed:
         for layer, made in updated.items():
             self.rows[layer].writing = self._thread.submit(self.rows[layer].write, made)
 
-    def _read(self, step: int) -> Fed:
+    def _read(self, step: int, layers: Sequence[int]) -> Fed:
         batch = self.batches[step]
-        heard = batch.some(self.heard_B)
-        return Fed(batch, {layer: rows.gather(heard, self.device) for layer, rows in self.rows.items()})
+        return Fed(batch, {layer: self.rows[layer].gather(batch, self.device) for layer in layers})

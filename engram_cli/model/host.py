@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from engram_cli.model.carrier import MIXTURE, CacheLike, Carrier
 from engram_cli.model.connections import Connections, branches_at, connect, fork, join
 from engram_cli.model.memory import Memory
-from engram_cli.model.mixture import Mixture, cross_entropy
+from engram_cli.model.mixture import Mixture
 from engram_cli.recipe import HostRecipe
 
 _ROPE_BASE = 10_000.0
@@ -135,6 +135,7 @@ class Host(Carrier):
     ) -> None:
         super().__init__(recipe.width, recipe.context, memories)
         self.mixture = mixture
+        self.speaking_layer = None if mixture is None else recipe.layers
         self.recipe = recipe
         self.embedding = nn.Embedding(vocab, recipe.width)
         self.blocks = nn.ModuleList(Block(recipe, layer) for layer in range(recipe.layers))
@@ -156,24 +157,12 @@ class Host(Carrier):
     ) -> Tensor:
         assert cache is None or isinstance(cache, Cache)
         hidden_BTD = self.hidden(tokens_BT, memory, cache)
-        if memory is None or self.mixture is None:
+        spoken_BTM = (memory or {}).get(self.recipe.layers)
+        if self.mixture is None or spoken_BTM is None:
             return F.linear(hidden_BTD[:, -last:], self.embedding.weight, self.bias)
-        logits_BTV, gate_BT1 = self.mixture(hidden_BTD, memory[self.recipe.layers], self.embedding.weight, last)
+        logits_BTV, gate_BT1 = self.mixture(hidden_BTD, spoken_BTM, self.embedding.weight, last)
         self.gates[MIXTURE] = gate_BT1.detach()
         return logits_BTV  # type: ignore[no-any-return]
-
-    def objective(self, tokens_BT: Tensor, targets_BT: Tensor, memory: Mapping[int, Tensor] | None = None) -> Tensor:
-        """As in `Carrier`; of a mixture its mean loss over the stretches that `memory` has, the first of the batch, with the
-        gradient added that the others, or all where there are none, have in the host's own mean loss."""
-        if memory is None or self.mixture is None:
-            return super().objective(tokens_BT, targets_BT, memory)
-        hidden_BTD, memory_BTM = self.hidden(tokens_BT, memory), memory[self.recipe.layers]
-        heard = len(memory_BTM)
-        others = slice(heard % len(tokens_BT), None)
-        alone_BTV = F.linear(hidden_BTD[others], self.embedding.weight, self.bias)
-        alone = cross_entropy(alone_BTV, targets_BT[others]).sum() / targets_BT.numel()
-        logits_BTV, _ = self.mixture(hidden_BTD[:heard], memory_BTM, self.embedding.weight)
-        return cross_entropy(logits_BTV, targets_BT[:heard]).mean() + alone - alone.detach()
 
     def hidden(self, tokens_BT: Tensor, memory: Mapping[int, Tensor] | None = None, cache: Cache | None = None) -> Tensor:
         """The last hidden states [B, T, D], normalised, with what a memory at the output adds; `forward` multiplies them with the

@@ -7,8 +7,9 @@ vectors that the rows were filled for (rows_from_counts.py). With A = B = 0 this
 weight from its gate: what both hold for likely is likelier still, and what one rules out is out. A and B, linear maps from zero,
 learn what each side has to change when the other speaks too. At equal training this is 0.05 to 0.07 nats better than an
 arithmetic mean of any gate that was tried, and makes one distribution where that makes two (docs/log.md).
-The host does not hear the rows: it learns as a plain one where none were looked up, and from the mixture where some were. By the
-mixture's gradient alone a host learns little where the rows know the answer. U stays as it is: what rows mean does not change.
+The host does not hear the rows. It first learns as a plain one does, since by the mixture's gradient a beginner learns little
+where the rows know the answer; then by that gradient alone, which teaches it what the rows do not know (model/train.py). U stays
+as it is: what rows mean does not change.
 Shapes: B batch, T tokens, V vocabulary, D width, C numbers of an order, M = orders * C, H hidden numbers of the gates.
 """
 

@@ -4,8 +4,8 @@ A step reads the distinct rows its tokens name, takes gradients for exactly thos
 thread reads one step ahead (feed.py). AdamW for the host and the memory's projections, a rule of row_optimizer.py, without weight
 decay, for the rows. A step takes its stretches in parts, with one set of rows: the mean of their gradients is that of the whole,
 up to rounding. `training.accumulate` takes parts one after another; on a CPU each of these is cut again, for threads that compute
-side by side, since a small host's operations leave little to share out within. Where rows stay as they are and only speak beside
-the host (mixture.py), nothing but the mixture learns from what is looked up, and a quarter of the stretches is enough for it.
+side by side, since a small host's operations leave little to share out within. Where rows speak beside the host (mixture.py), it
+first learns alone and they are not looked up; then both learn together what they say as one.
 Shapes: B stretches, T tokens, U distinct rows of a batch, V vocabulary.
 """
 
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from engram_cli.errors import TrainingError
-from engram_cli.model.carrier import MIXTURE, Carrier
+from engram_cli.model.carrier import Carrier
 from engram_cli.model.data import Batches, HeldOut
 from engram_cli.model.feed import Fed, Feed
 from engram_cli.model.finite import first_lost, first_lost_module
@@ -38,7 +38,8 @@ _WARM_UP = 20  # steps until the learning rate is reached
 _LAST = 0.1  # of the learning rate, at the end of the budget
 _CLIP = 1.0  # norm that the gradient of host, memory and rows together is clipped to
 _MIXTURE_RATE = 0.35  # of the learning rate: at all of it 0.02 to 0.03 nats are lost, from 0.12 to 0.5 of it no more than 0.005
-_HEARD = 4  # one in so many stretches is looked up for a mixture
+_ALONE = 0.4  # of the budget: how long a host learns before rows that speak beside it are heard
+_LEAST = 4  # stretches of a part that a thread computes
 _PLENTY = 4 << 30  # bytes of memory at hand
 
 
@@ -87,14 +88,11 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(_groups(host, recipe), betas=(0.9, 0.95), fused=True)
         beside = _side_by_side(host, recipe)
         self._parts = recipe.accumulate * beside
-        self._size = batches.batch // self._parts  # stretches of a part, of which the first `_heard` are looked up
+        self._size = batches.batch // self._parts  # stretches of a part
         self._threads = ThreadPoolExecutor(beside, "step", torch.set_num_threads, (max(1, torch.get_num_threads() // beside),))
-        only_mixture_learns = host.gated == (MIXTURE,) and recipe.row_learning_rate == 0
-        self._heard = max(1, self._size // _HEARD) if only_mixture_learns else self._size
-        heard_B = np.flatnonzero(np.arange(batches.batch) % self._size < self._heard)
-        self.feed = Feed(batches, rows, host.device, heard_B)
+        self.feed = Feed(batches, rows, host.device)
         self.rates = [(0, recipe.learning_rate, recipe.row_learning_rate)]
-        self._objective: Callable[..., Tensor] = _compiled(host.objective) if recipe.compile else host.objective
+        self._mean_loss: Callable[..., Tensor] = _compiled(host.mean_loss) if recipe.compile else host.mean_loss
         keep_freed_memory()
 
     @property
@@ -108,12 +106,13 @@ class Trainer:
         return sum(rows.store.pending_bytes for rows in self.rows.values())
 
     def step(self, fraction: float) -> StepRecord:
-        """Train on the next batch; `fraction` of the budget used up sets the learning rate.
+        """Train on the next batch; `fraction` of the budget used up sets the learning rate, and whether rows speak yet.
 
         Raises TrainingError where the loss or its gradient is not finite; host and rows are then as before the step.
         """
         started = time.perf_counter()
-        fed = self.feed.take(self.step_number)
+        silent = self.host.speaking_layer if fraction < _ALONE else None
+        fed = self.feed.take(self.step_number, tuple(layer for layer in self.rows if layer != silent))
         trains_rows = self.recipe.row_learning_rate > 0
         for item in fed.gathered.values():
             item.leaf_UE.requires_grad_(trains_rows)
@@ -151,13 +150,12 @@ class Trainer:
         return total / self._parts
 
     def _loss(self, fed: Fed, part: int) -> Tensor:
-        """The objective of part number `part` of a batch."""
+        """The mean loss of part number `part` of a batch."""
         device, stretches = self.host.device, slice(part * self._size, (part + 1) * self._size)
         tokens_BT, targets_BT = (torch.from_numpy(ids[stretches]).to(device) for ids in (fed.batch.tokens_BT, fed.batch.targets_BT))
-        heard = slice(part * self._heard, (part + 1) * self._heard)
-        memory = {layer: self.rows[layer].memory(item, targets_BT[: self._heard], heard) for layer, item in fed.gathered.items()}
+        memory = {layer: self.rows[layer].memory(item, targets_BT, stretches) for layer, item in fed.gathered.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=computes_bfloat16(device)):
-            return self._objective(tokens_BT, targets_BT, memory)
+            return self._mean_loss(tokens_BT, targets_BT, memory)
 
     def _update(self, gathered: Mapping[int, Gathered], rate: float) -> None:
         parameters = [p for p in self.host.parameters() if p.grad is not None]
@@ -204,17 +202,17 @@ class Trainer:
 
 
 def _side_by_side(host: Carrier, recipe: TrainingRecipe) -> int:
-    """How many parts of a batch are computed at once: as many as there are threads, if each has stretches enough to hear one."""
+    """How many parts of a batch are computed at once: as many as there are threads, if each has stretches enough."""
     if host.device.type != "cpu" or not host.computes_in_threads or recipe.compile:
         return 1
-    most = min(torch.get_num_threads(), recipe.batch // _HEARD)
+    most = min(torch.get_num_threads(), recipe.batch // _LEAST)
     return next((parts for parts in range(most, 1, -1) if recipe.batch % parts == 0), 1)
 
 
-def _compiled(objective: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`objective` as kernels that torch.compile makes at the first call. Raises TrainingError there where it cannot, as without a
+def _compiled(mean_loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`mean_loss` as kernels that torch.compile makes at the first call. Raises TrainingError there where it cannot, as without a
     C++ compiler."""
-    kernels = torch.compile(objective)
+    kernels = torch.compile(mean_loss)
 
     def run(*inputs: Any) -> Tensor:
         try:
