@@ -312,12 +312,15 @@ def test_a_kill_loses_only_what_came_after_the_checkpoint(
     assert [done for done, unit in seen if unit == "tokens"] == [64 * step for step in range(7, 13)]
 
 
+@pytest.mark.parametrize("step", [3, 7])  # before and after rows that speak beside the host are heard
 @pytest.mark.parametrize("recipe", [SPEAKING, BRANCHED, STILL], ids=["mixture", "branches", "still"])
-def test_a_killed_run_of_another_form_ends_like_any_other(built: Built, monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> None:
+def test_a_killed_run_of_another_form_ends_like_any_other(
+    built: Built, monkeypatch: pytest.MonkeyPatch, recipe: Recipe, step: int
+) -> None:
     whole = built(recipe, out="whole")
     monkeypatch.setattr(module, "_CHECKPOINT_SECONDS", 0.0)
     with pytest.raises(Killed):
-        built(recipe, progress=StopAt(Killed(), tokens=64 * 7))
+        built(recipe, progress=StopAt(Killed(), tokens=64 * step))
     assert_same_table(built(recipe, resume=True), whole)
 
 
