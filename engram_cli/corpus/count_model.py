@@ -42,7 +42,8 @@ class Level:
 
     gram_G: keys of grams (`keys`), sorted, with the predicted token of each, token_G u32; count_G, or continuation counts; discounts:
     D(0) to D(3 and more), f64 [4]; context_C: keys of contexts, sorted, of the lowest level 0; starts_C1: the first gram of each
-    context, and one past the last; total_C; backoff_C = gamma * total.
+    context, and one past the last; total_C; backoff_C = gamma * total; local_G, local_C: whether all occurrences of a gram, or of a
+    context, are in one document, bool; None where documents were not told.
     """
 
     gram_G: Keys
@@ -53,9 +54,13 @@ class Level:
     starts_C1: Ids
     total_C: Floats
     backoff_C: Floats
+    local_G: npt.NDArray[np.bool_] | None = None
+    local_C: npt.NDArray[np.bool_] | None = None
 
     @classmethod
-    def estimate(cls, gram_G: Keys, count_G: npt.NDArray[np.integer], below: "Level | None") -> "Level":
+    def estimate(
+        cls, gram_G: Keys, count_G: npt.NDArray[np.integer], spread: "_Spread | None", below: "Level | None"
+    ) -> "Level":
         """below: the level whose grams are one id shorter; None: these are tokens alone."""
         discounts = _discounts(count_G)
         if below is None:
@@ -67,7 +72,10 @@ class Level:
         first_C = np.flatnonzero(_differs(context_G))
         total_C = np.add.reduceat(count_G, first_C).astype(np.float64)
         backoff_C = np.add.reduceat(discounts[np.minimum(count_G, 3)], first_C)
-        return cls(gram_G, token_G, count_G, discounts, context_G[first_C], np.append(first_C, len(gram_G)), total_C, backoff_C)
+        local_G = None if spread is None else spread.first_G == spread.last_G
+        local_C = None if spread is None else np.minimum.reduceat(spread.first_G, first_C) == np.maximum.reduceat(spread.last_G, first_C)
+        starts_C1 = np.append(first_C, len(gram_G))
+        return cls(gram_G, token_G, count_G, discounts, context_G[first_C], starts_C1, total_C, backoff_C, local_G, local_C)
 
     @property
     def followed_C(self) -> Ids:
@@ -89,6 +97,14 @@ class Level:
         seen_T = total_T > 0
         total_T[~seen_T] = 1.0
         return np.where(seen_T, (discounted_T + backoff_T * lower_T) / total_T, lower_T)
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """The first and the last document that has a gram, by number, u32 [G]."""
+
+    first_G: npt.NDArray[np.uint32]
+    last_G: npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True)
@@ -130,23 +146,27 @@ def estimate(stream: Stream, vocab: int, order: int = 4) -> CountModel:
     return CountModel(order, vocab, estimate_levels(_ids(stream, order, vocab)))
 
 
-def estimate_levels(ids: Iterable[npt.NDArray[np.uint32]]) -> tuple[Level, ...]:
+def estimate_levels(ids: Iterable[npt.NDArray[np.uint32]], document_T: npt.NDArray[np.uint32] | None = None) -> tuple[Level, ...]:
     """The levels of a model, the lowest first, from all occurrences of its grams: the token predicted at each position, [T], then
-    the id before it, and so on, one array for each level, dropped before the next is asked for.
+    the id before it, and so on, one array for each level, dropped before the next is asked for. document_T: the number of the
+    document of each position, ascending, where it is to be known what is local.
 
     Below the highest order it is counted in how many contexts, one token longer, a gram was seen.
     """
-    grams, times_G = _count(ids)
+    grams, spreads, times_G = _count(ids, document_T)
     counts = [*(np.bincount(rest_of(gram_G)) for gram_G in grams[1:]), times_G]
     levels: list[Level] = []
-    for gram_G, count_G in zip(grams, counts, strict=True):
-        levels.append(Level.estimate(gram_G, count_G, levels[-1] if levels else None))
+    for gram_G, count_G, spread in zip(grams, counts, spreads, strict=True):
+        levels.append(Level.estimate(gram_G, count_G, spread, levels[-1] if levels else None))
     return tuple(levels)
 
 
-def _count(ids: Iterable[npt.NDArray[np.uint32]]) -> tuple[list[Keys], Ids]:
-    """The distinct grams of each length, sorted, and how often each of the longest occurs."""
+def _count(
+    ids: Iterable[npt.NDArray[np.uint32]], document_T: npt.NDArray[np.uint32] | None
+) -> tuple[list[Keys], list[_Spread | None], Ids]:
+    """The distinct grams of each length, sorted, what documents have them, and how often each of the longest occurs."""
     grams: list[Keys] = []
+    spreads: list[_Spread | None] = []
     position_T: npt.NDArray[np.integer] = np.zeros(0, np.int64)
     gram_T = position_T
     for ids_T in ids:
@@ -158,7 +178,14 @@ def _count(ids: Iterable[npt.NDArray[np.uint32]]) -> tuple[list[Keys], Ids]:
         gram_T = np.cumsum(first_T, dtype=position_T.dtype)
         gram_T -= 1
         grams.append(key_T[first_T])
-    return grams, np.bincount(gram_T)
+        spreads.append(None if document_T is None else _spread(document_T, position_T, np.flatnonzero(first_T)))
+    return grams, spreads, np.bincount(gram_T)
+
+
+def _spread(document_T: npt.NDArray[np.uint32], position_T: npt.NDArray[np.integer], first_G: Ids) -> _Spread:
+    """position_T: sorted by gram; of each, the first of which is at first_G there, they ascend, and so do documents."""
+    last_G = np.append(first_G[1:], len(position_T)) - 1
+    return _Spread(document_T[position_T[first_G]], document_T[position_T[last_G]])
 
 
 def _lengthen(ids_T: npt.NDArray[np.uint32], position_T: npt.NDArray[Any], gram_T: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Keys]:

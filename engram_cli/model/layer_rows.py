@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engram_cli.model.data import Batch
+from engram_cli.model.left_out import LeftOut
 from engram_cli.model.row_optimizer import RowOptimizer
 from engram_cli.model.row_store import Changes, RowStore
-from engram_cli.model.rows_from_counts import LeftOut
 from engram_cli.store.matrix import Ids
 from engram_cli.table.layout import LayerLayout
 from engram_cli.table.row_types import Floats
@@ -26,7 +26,7 @@ from engram_cli.table.row_types import Floats
 @dataclass
 class Gathered:
     """The distinct rows of one batch: ids_U ascending, the leaf that receives their gradient, their optimizer state, where each
-    position's rows are in it, and what its own occurrence put there (None where rows are not from counts)."""
+    position's rows are in it, and what its own document put there (None where rows are not from counts)."""
 
     ids_U: Ids
     leaf_UE: Tensor
@@ -47,7 +47,7 @@ class Updated:
 class LayerRows:
     """The rows of `layout` in `store`, and the rule that trains them.
 
-    left_out: what each position's own occurrence put into rows from counts; None where they are not.
+    left_out: what each position's own document put into rows from counts; None where they are not.
     writing: the write that is under way in another thread; what is read here waits for it.
     """
 
@@ -82,7 +82,7 @@ class LayerRows:
         gathered.state_US[to] = updated.state_US[source]
 
     def memory(self, gathered: Gathered, targets_BT: Tensor, part: slice = slice(None)) -> Tensor:
-        """What stretches `part` of those gathered looked up, f32 [B, T, M], with each position's own occurrence left out of rows
+        """What stretches `part` of those gathered looked up, f32 [B, T, M], with each position's own document left out of rows
         that were counted; targets_BT: of those stretches."""
         place_BTH = gathered.place_BTH[part]
         values_BTHE = F.embedding(place_BTH, gathered.leaf_UE)  # whose gradient takes a third of that of plain indexing

@@ -18,26 +18,26 @@ difference added to its ratio (`ratio_kernels.say`): what one order falls short 
   vocabulary, with which the cost grows, is larger than _USUAL: r by conjugate gradients on the cross-entropy against p(. | g).
 * Grams that share a row: it is the most frequent one's. A mean would be nobody's.
 
-A training position must not find its own next token in its rows. `LeftOut` knows what that one occurrence put there: nothing of a
-token that followed once remains; of one that followed more often, what it has with a count less. (Not undone: what it did to other
-tokens of the row, through discounts and what they share.) So all text serves both to fill rows and to train on.
-Memory: about 36 bytes for each gram, with its next token, of every order, and 100 for each of the order that is filled.
+What a position's own document put there is left out while it is trained on (left_out.py). So all text serves both to fill rows and
+to train on.
+Memory: about 37 bytes for each gram, with its next token, of every order, and 100 for each of the order that is filled.
 Shapes: T tokens, V vocabulary, H heads, E numbers per row, M numbers of an order, G grams with their next token, C grams, P some.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from engram_cli.corpus.count_model import REST, Level, estimate_levels, find, ids_of, keys, rest_of
+from engram_cli.corpus.artifact import Stream
+from engram_cli.corpus.count_model import REST, Level, estimate_levels, ids_of, rest_of
 from engram_cli.model.data import Ids, Windowed
+from engram_cli.model.left_out import own_tensors
 from engram_cli.model.logit_fit import fit_logits
 from engram_cli.model.order_one import OrderOne, learn_order_one
 from engram_cli.model.precision import computes_bfloat16
@@ -52,7 +52,8 @@ _BLOCK_BYTES = 1 << 20  # of rows in f32 at once
 _MOST, _PENALTY = 48, 1.0
 _MANY, _OFTEN, _SELDOM, _USUAL = 48, 32, 200_000, 8192
 _DENSE, _FEWEST = 1 << 18, 32  # logits at once, of so many grams at least: a core's cache full, but a matrix for each product
-_SORTING, _FILLING = 32, 100  # bytes of memory: of a token while grams are sorted, of a gram while its order is filled
+_SHARE = 16  # a document with more than one token of so many counts as several
+_SORTING, _FILLING = 48, 100  # bytes of memory: of a token while grams are sorted, of a gram while its order is filled
 _LESS = "give less text, lower the highest of hash.orders, or set rows.init"
 Floats = npt.NDArray[np.floating]
 
@@ -80,7 +81,7 @@ class Counted:
         need_memory(_SORTING * tokens, f"sorting the grams of {tokens:,} tokens", _LESS)
         self.vocab = vocab
         self.order_one: OrderOne | None = None
-        self.levels = estimate_levels(_ids(source, max_order))
+        self.levels = estimate_levels(_ids(source, max_order), _documents(source.stream))
         lowest = self.levels[0]
         self.frequency_V = np.full(vocab, lowest.backoff_C[0] / vocab)
         self.frequency_V[lowest.token_G] += lowest.discounted_G
@@ -143,6 +144,12 @@ def _ids(source: Windowed, max_order: int) -> Iterator[npt.NDArray[np.uint32]]:
         yield ids_T
 
 
+def _documents(stream: Stream) -> npt.NDArray[np.uint32]:
+    """The number of the document of each position; of the parts of a document that is much of the text, each has its own."""
+    longest = max(1, len(stream.tokens_T) // _SHARE)
+    return np.cumsum(stream.position_T[:-1] % longest == 0, dtype=np.uint32)
+
+
 def fill_rows(layer: LayerLayout, rows: Rows, counted: Counted, vectors_VM: Tensor) -> dict[str, npt.NDArray[np.generic]]:
     """Fill a layer's rows, all zero before, with what follows each gram that was counted; returns what `LeftOut` needs.
 
@@ -166,9 +173,7 @@ def fill_rows(layer: LayerLayout, rows: Rows, counted: Counted, vectors_VM: Tens
                 filling.fill()
                 if number < layer.max_order and not filling.learnt:
                     said_G = filling.said(below_G)
-            own_G = weight_G * (1 - order.kept_G)
-            left_out[f"own-{number}"] = own_G[:, None] * np.repeat(owned_CH, order.level.followed_C, axis=0)
-            left_out[f"once-{number}"] = (order.level.count_G == 1).astype(np.uint8)
+            left_out |= own_tensors(number, order.level, order.kept_G, owned_CH, weight_G)
     return left_out
 
 
@@ -301,45 +306,6 @@ class _Filling:
             values_PHE = torch.from_numpy(self.rows.take(layer.row_ids(windows_PN, shorter)))
             rows_PM = rows_PM + values_PHE.view(len(context_P), -1, rows_PM.shape[1]).sum(1)
         return torch.addmm(torch.from_numpy(self.counted.distributions(shortest)).log(), rows_PM, self.vectors_VM.T)
-
-
-class LeftOut:
-    """What the occurrence at a training position put into the rows that it looks up.
-
-    tensors: from `fill_rows`, mapped or not: gram-N u64 [G] of all levels, and for orders from the lowest of the table own-N f32
-    [G, H], how much of the next token's vector in its rows is due to one occurrence, and once-N u8 [G].
-    """
-
-    def __init__(self, layer: LayerLayout, vectors_VM: Tensor, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
-        self.layer, self.tensors, self.vectors_VM = layer, tensors, vectors_VM
-
-    def own(self, windows_BTN: Ids, targets_BT: Ids) -> npt.NDArray[np.float32]:
-        """By head, how much of the next token's vector is the position's own: [B, T, H].
-
-        Below the highest order what counts is in how many longer grams a token followed: one occurrence less changes that only
-        where it was the longer gram's only one.
-        """
-        grams = self._grams(windows_BTN, targets_BT)
-        parts, alone_BT = [], np.ones(targets_BT.shape, bool)
-        for number in range(self.layer.max_order, self.layer.orders[0] - 1, -1):
-            own_GH, once_G = (self.tensors[f"{name}-{number}"] for name in ("own", "once"))
-            parts.append(own_GH[grams[number]] * alone_BT[..., None])
-            alone_BT &= once_G[grams[number]] == 1
-        return np.concatenate(parts[::-1], axis=-1)
-
-    def _grams(self, windows_BTN: Ids, targets_BT: Ids) -> list[Ids]:
-        """The gram of each position by level, as its place there, [B, T]."""
-        grams = [find(self.tensors["gram-0"], keys(targets_BT, np.zeros_like(targets_BT)))]
-        for number in range(1, self.layer.max_order + 1):
-            grams.append(find(self.tensors[f"gram-{number}"], keys(windows_BTN[..., number - 1], grams[-1])))
-        return grams
-
-    def without(self, values_BTHE: Tensor, own_BTH: Tensor, targets_BT: Tensor) -> Tensor:
-        """Looked-up rows as they would be without the positions' own occurrences; no gradient passes through what is taken out."""
-        heads = self.vectors_VM.shape[1] // values_BTHE.shape[-1]
-        vector_BTKE = self.vectors_VM[targets_BT].view(*targets_BT.shape, heads, -1)
-        left: Tensor = values_BTHE - own_BTH.unsqueeze(-1) * vector_BTKE.repeat(1, 1, len(self.layer.orders), 1)
-        return left
 
 
 def _parts(size: int, step: int = _BLOCK) -> list[tuple[int, int]]:

@@ -18,12 +18,13 @@ from engram_cli.model.data import Batches, Windowed
 from engram_cli.model.host import initialise
 from engram_cli.model.host_directory import HostDirectory
 from engram_cli.model.layer_rows import LayerRows
+from engram_cli.model.left_out import LeftOut
 from engram_cli.model.order_one import LARGEST_VOCAB
 from engram_cli.model.output_vectors import initialise_output, output_vectors
 from engram_cli.model.placement import state_width
 from engram_cli.model.row_optimizer import OPTIMIZERS
 from engram_cli.model.row_store import open_store
-from engram_cli.model.rows_from_counts import Counted, LeftOut, fill_rows
+from engram_cli.model.rows_from_counts import Counted, fill_rows
 from engram_cli.model.statistics import TokenVectors, initialise_host, token_vectors
 from engram_cli.model.table import make_foreign_host, make_host
 from engram_cli.model.threads import single_threads

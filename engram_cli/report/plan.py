@@ -29,7 +29,7 @@ from engram_cli.table.layout import plan_layout
 _ALIKE = 0.01  # of purity: a difference not worth rounding for
 _UNUSED = 0.9  # of a budget; less than that is told
 AS_IT_IS = "recipe"  # the plan that is the recipe given
-_GRAM_BYTES = 244  # of memory for a token of text while rows are filled, where each ends grams of its own (rows_from_counts.py)
+_GRAM_BYTES = 248  # of memory for a token of text while rows are filled, where each ends grams of its own (rows_from_counts.py)
 _BUDGETS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # that the advised plan is shown at
 _COMMENTS = {
     "hash.orders": "n of the n-grams that are looked up",
@@ -72,7 +72,7 @@ _FORMS = {
     "narrow-bf16": _Form(share=0.5, dtype="bf16", why="a quarter of the bytes in a row, four times as many rows"),
     "many-heads": _Form(heads=8, why="a gram that shares one row seldom shares all of them"),
     "2-grams": _Form(share=0.5, longest=2, why="longer grams than these were not counted, or do not fit"),
-    "4-grams": _Form(share=0.5, longest=4, why="longer grams say more where they are met again"),
+    "4-grams": _Form(dtype="int8-row", longest=4, why="longer grams say more where they are met again"),
 }
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engram_cli.corpus.artifact import Stream
-from engram_cli.corpus.count_model import CountModel, estimate
+from engram_cli.corpus.count_model import CountModel, estimate, estimate_levels
 from engram_cli.errors import CorpusError
 from tests.kneser_ney import Context, by_dictionary, discounts
 from tests.strategies import documents
@@ -115,6 +115,27 @@ def test_more_context_predicts_a_text_with_memory_better() -> None:
     losses = [-np.log(estimate(training, VOCAB, order).probability(held_out)).mean() for order in (1, 2, 3)]
     assert losses[0] > losses[1] > losses[2]
     assert losses[0] < math.log(VOCAB)
+
+
+@given(texts=DOCUMENTS, order=st.integers(1, 4))
+def test_what_is_local_occurs_in_one_document(texts: list[list[int]], order: int) -> None:
+    stream = stream_of(texts)
+    document_T = np.repeat(np.arange(len(texts), dtype=np.uint32), [len(text) for text in texts])[:-1]
+    ids = [np.array(ids_T, np.uint32) for ids_T in zip(*_newest_first(stream, order), strict=True)]
+    *_, level = estimate_levels(iter(ids), document_T)
+    documents_of: dict[Context, set[int]] = {}
+    for (context, token), document in zip(followed(stream, order), document_T.tolist(), strict=True):
+        documents_of.setdefault((*context, token), set()).add(document)
+        documents_of.setdefault(context, set()).add(document)
+    for local, length in ((level.local_G, order), (level.local_C, order - 1)):
+        spread = [len(documents) for gram, documents in documents_of.items() if len(gram) == length]
+        assert local is not None
+        assert (len(local), local.sum()) == (len(spread), spread.count(1))
+
+
+def _newest_first(stream: Stream, order: int) -> list[tuple[int, ...]]:
+    """Each token but the first and what is before it, as `estimate_levels` wants them; VOCAB where the document has nothing."""
+    return [(token, *(VOCAB if id == "before" else int(id) for id in reversed(context))) for context, token in followed(stream, order)]
 
 
 def test_what_cannot_be_estimated_is_refused() -> None:

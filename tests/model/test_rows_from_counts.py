@@ -1,7 +1,9 @@
-"""Rows from counts, against dense algebra; and what is left of a position's own occurrence, against filling without it."""
+"""Rows from counts, against dense algebra; and what is left of a position's own document, against filling without it."""
 
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from engram_cli.corpus import count_model
+from engram_cli.corpus.count_model import Level
 from engram_cli.errors import ResourceError
 from engram_cli.model import logit_fit, rows_from_counts
 from engram_cli.model.data import Windowed
+from engram_cli.model.left_out import LeftOut, own_tensors
 from engram_cli.model.logit_fit import fit_logits
-from engram_cli.model.rows_from_counts import Counted, LeftOut, fill_rows
+from engram_cli.model.rows_from_counts import Counted, fill_rows
 from engram_cli.recipe import HashRecipe
 from engram_cli.table.layout import LayerLayout, plan_layout
 from engram_cli.table.rows import Rows
@@ -267,7 +271,7 @@ def test_rows_are_the_same_however_many_are_written_at_once(monkeypatch: pytest.
 
 
 def test_memory_that_the_text_needs_is_asked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    source, free = windowed([list(range(VOCAB))] * 5, VOCAB, 1), 32 * (5 * VOCAB - 1)
+    source, free = windowed([list(range(VOCAB))] * 5, VOCAB, 1), 48 * (5 * VOCAB - 1)
     monkeypatch.setattr("engram_cli.store.resources.free_memory", lambda: free - 1)
     with pytest.raises(ResourceError, match=r"sorting the grams of 59 tokens takes .*; give less text, lower the highest"):
         filled(layer_of(1), source, unlike_vectors())
@@ -277,11 +281,11 @@ def test_memory_that_the_text_needs_is_asked_for_first(monkeypatch: pytest.Monke
         filled(layer_of(1), source, unlike_vectors())
 
 
-# leave one out -----------------------------------------------------------------------------------------------------------
+# leave a document out -----------------------------------------------------------------------------------------------------------
 def left_out(
     layer: LayerLayout, source: Windowed, vectors_VM: torch.Tensor, counted: Counted | None = None
 ) -> tuple[npt.NDArray[np.float32], ...]:
-    """(what every position looks up, the same without its own occurrence), [T, H, E]."""
+    """(what every position looks up, the same without its own document), [T, H, E]."""
     values_THE, tensors = filled(layer, source, vectors_VM, counted)
     targets_BT = source.stream.tokens_T[None, 1:].astype(np.int64)
     left = LeftOut(layer, vectors_VM, tensors)
@@ -289,23 +293,58 @@ def left_out(
     return values_THE, left.without(torch.from_numpy(values_THE)[None], own_BTH, torch.from_numpy(targets_BT))[0].numpy()
 
 
-def seen_once(windows_TN: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Whether no other position has the same window, [T]."""
-    _, at_T, count_T = np.unique(windows_TN, axis=0, return_inverse=True, return_counts=True)
-    once_T: npt.NDArray[np.bool_] = count_T[at_T.reshape(-1)] == 1
-    return once_T
+def of_one_document(windows_TN: npt.NDArray[np.int64], document_T: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Whether no position of another document has the same window, [T]."""
+    documents_of: dict[tuple[int, ...], set[int]] = {}
+    for window, document in zip(map(tuple, windows_TN.tolist()), document_T.tolist(), strict=True):
+        documents_of.setdefault(window, set()).add(document)
+    return np.array([len(documents_of[tuple(window)]) == 1 for window in windows_TN.tolist()])
 
 
-@given(documents=DOCUMENTS, orders=st.sampled_from([(2,), (1, 2), (2, 3), (1, 2, 3), (2, 4)]))
-@settings(max_examples=30)
-def test_a_gram_that_was_seen_once_holds_nothing_when_that_is_left_out(documents: list[list[int]], orders: tuple[int, ...]) -> None:
-    source = windowed(documents, VOCAB, max(orders))
+def documents_at(source: Windowed, share: int) -> npt.NDArray[np.int64]:
+    """The number of every position's document, or of its part of one that is more than a token of `share`, [T]."""
+    tokens = len(source.stream.tokens_T)
+    longest, lengths = max(1, tokens // share), np.diff(source.stream.starts_D, append=tokens)
+    parts = [(number, at // longest) for number, length in enumerate(lengths) for at in range(length)]
+    return np.unique(parts[:-1], axis=0, return_inverse=True)[1].reshape(-1)
+
+
+@given(texts=DOCUMENTS, orders=st.sampled_from([(2,), (1, 2), (2, 3), (1, 2, 3), (2, 4)]), share=st.sampled_from([1, 3, 16]))
+@settings(max_examples=40)
+def test_a_gram_of_one_document_holds_nothing_when_that_is_left_out(
+    texts: list[list[int]], orders: tuple[int, ...], share: int
+) -> None:
+    source = windowed(texts, VOCAB, max(orders))
     apart(layer_of(*orders), source)
-    _, left_THE = left_out(layer_of(*orders), source, unlike_vectors())
-    windows_TN = source.windows(0, len(left_THE))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows_from_counts, "_SHARE", share)
+        _, left_THE = left_out(layer_of(*orders), source, unlike_vectors())
+    windows_TN, document_T = source.windows(0, len(left_THE)), documents_at(source, share)
     for place, order in enumerate(orders):
-        once_T = seen_once(windows_TN[:, :order])
-        assert np.abs(left_THE[once_T, place * HEADS : (place + 1) * HEADS]).max(initial=0) < 1e-5
+        local_T = of_one_document(windows_TN[:, :order], document_T)
+        assert not left_THE[local_T, place * HEADS : (place + 1) * HEADS].any()
+
+
+def test_no_gradient_reaches_a_row_that_is_left_out() -> None:
+    """Else a row that a position does not see would be changed by it for ever."""
+    source = windowed([[5, 6, 7], [5, 6, 8], [9, 10]], VOCAB, 1)
+    layer, vectors_VM = layer_of(1), unlike_vectors()
+    values_THE, tensors = filled(layer, source, vectors_VM)
+    left, targets_BT = LeftOut(layer, vectors_VM, tensors), source.stream.tokens_T[None, 1:].astype(np.int64)
+    leaf_BTHE = torch.from_numpy(values_THE)[None].requires_grad_()
+    own_BTH = torch.from_numpy(left.own(source.windows(0, targets_BT.shape[1])[None], targets_BT))
+    left.without(leaf_BTHE, own_BTH, torch.from_numpy(targets_BT)).sum().backward()
+    assert leaf_BTHE.grad is not None
+    local_T = of_one_document(source.windows(0, len(values_THE)), np.arange(len(values_THE)))
+    assert local_T.any()
+    assert not local_T.all()
+    assert ((leaf_BTHE.grad[0].abs().sum((1, 2)) > 0).numpy() == ~local_T).all()
+
+
+def test_what_is_left_out_takes_levels_that_know_documents() -> None:
+    (level,) = count_model.estimate_levels([np.array([1, 2, 1], np.uint32)])
+    with pytest.raises(ValueError, match="estimate the levels with document_T"):
+        own_tensors(0, level, np.zeros(2), np.ones((1, 1), bool), np.zeros(2, np.float32))
 
 
 def test_single_ids_get_the_rows_that_were_learnt_without_a_token_that_followed_once() -> None:
@@ -317,7 +356,8 @@ def test_single_ids_get_the_rows_that_were_learnt_without_a_token_that_followed_
     rows_TM = torch.from_numpy(values_THE[:, :HEADS]).flatten(1)
     assert torch.equal(rows_TM, learnt.rows_CM[torch.from_numpy(contexts_of(counted, source)[1])])
     tokens_T = source.stream.tokens_T.astype(np.int64)
-    once_T = seen_once(np.stack([source.windows(0, len(rows_TM))[:, 0], tokens_T[1:]], axis=1))
+    pairs_T2 = np.stack([source.windows(0, len(rows_TM))[:, 0], tokens_T[1:]], axis=1)
+    once_T = of_one_document(pairs_T2, np.arange(len(pairs_T2)))
     vectors_TM = learnt.vectors_VM[torch.from_numpy(tokens_T[1:])]
     says_T, left_T = ((torch.from_numpy(rows)[:, :HEADS].flatten(1) * vectors_TM).sum(1)[once_T] for rows in (values_THE, left_THE))
     assert says_T.mean() > 0.3
@@ -332,30 +372,39 @@ def test_rows_and_what_is_left_out_of_them_for_21_bits_and_six_orders() -> None:
     values_THE, left_THE = left_out(layer, source, vectors_VM)
     windows_TN = source.windows(0, len(left_THE))
     for order in range(1, 7):
-        once_T = seen_once(windows_TN[:, :order])
+        once_T = of_one_document(windows_TN[:, :order], np.arange(len(windows_TN)))
         assert np.abs(values_THE[once_T, order - 1]).max() > 0.01
         assert np.abs(left_THE[once_T, order - 1]).max() < 1e-5
 
 
 @pytest.mark.parametrize("orders", [(1,), (2,), (1, 2), (1, 2, 3)])
-def test_left_out_is_close_to_filling_without_the_occurrence(orders: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Brute force: what the rows say of the next token, for every position of a text, each filled anew without that occurrence."""
+def test_left_out_is_close_to_filling_without_the_document(orders: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brute force: what the rows say of the next token, for every position of a text, each filled anew without its document."""
     monkeypatch.setattr(rows_from_counts, "_PENALTY", 1e-3)  # with so few numbers in a row it would outweigh the counts
+    monkeypatch.setattr(rows_from_counts, "_SHARE", 1)
     random = np.random.default_rng(0)
     likely = random.integers(0, VOCAB, size=(VOCAB, 2))
     text = [3]
     for _ in range(120):
         text.append(int(random.choice(likely[text[-1]])) if random.random() < 0.8 else int(random.integers(VOCAB)))
-    layer, source, vectors_VM = layer_of(*orders), windowed([text], VOCAB, max(orders)), unlike_vectors()
+    texts = [text[first : first + 6] for first in range(0, len(text), 6)]
+    layer, source, vectors_VM = layer_of(*orders), windowed(texts, VOCAB, max(orders)), unlike_vectors()
     values_THE, left_THE = left_out(layer, source, vectors_VM)
-    estimate = count_model.estimate_levels
-    counted, left, anew = [], [], []
-    for at, target in enumerate(text[1:]):
+    estimate, document_T = count_model.estimate_levels, documents_at(source, 1)
+
+    def without(document: int, ids: Iterable[Any], document_T: Any) -> tuple[Level, ...]:
+        kept_T = document_T != document
+        return estimate((ids_T[kept_T] for ids_T in ids), document_T[kept_T])
+
+    anew_THE = np.empty_like(values_THE)
+    for document in range(len(texts)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(rows_from_counts, "estimate_levels", lambda ids, at=at: estimate(np.delete(ids_T, at) for ids_T in ids))
-            without_THE, _ = filled(layer, source, vectors_VM)
-        for found, values in ((counted, values_THE), (left, left_THE), (anew, without_THE)):
-            found.append(said(values[at : at + 1], vectors_VM, len(orders))[0, :, target].sum())
+            patch.setattr(rows_from_counts, "estimate_levels", partial(without, document + 1))
+            at_T = np.flatnonzero(document_T == document)
+            anew_THE[at_T] = filled(layer, source, vectors_VM)[0][at_T]
+    position_T, target_T = np.arange(len(text) - 1), np.array(text[1:])
+    all_rows = (values_THE, left_THE, anew_THE)
+    counted, left, anew = (said(rows_THE, vectors_VM, len(orders)).sum(1)[position_T, target_T] for rows_THE in all_rows)
     before, after = np.subtract(counted, anew), np.subtract(left, anew)
     assert np.abs(after).mean() < 0.5 * np.abs(before).mean()
     assert np.abs(after.mean()) < 0.3 * before.mean(), f"{after.mean():.3f} of {before.mean():.3f} nats left"

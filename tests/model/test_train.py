@@ -152,7 +152,7 @@ def test_rows_train_as_a_dense_table_would(ngrams: NGrams, tmp_path: Path, monke
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
-def test_training_leaves_its_own_occurrence_out_and_measuring_does_not(trainer: Trainer) -> None:
+def test_training_leaves_its_own_document_out_and_measuring_does_not(trainer: Trainer) -> None:
     batch = trainer.batches[0]
     targets_BT = torch.from_numpy(batch.targets_BT)
     for rows in trainer.rows.values():
