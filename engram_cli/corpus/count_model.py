@@ -72,10 +72,9 @@ class Level:
         first_C = np.flatnonzero(_differs(context_G))
         total_C = np.add.reduceat(count_G, first_C).astype(np.float64)
         backoff_C = np.add.reduceat(discounts[np.minimum(count_G, 3)], first_C)
-        local_G = None if spread is None else spread.first_G == spread.last_G
-        local_C = None if spread is None else np.minimum.reduceat(spread.first_G, first_C) == np.maximum.reduceat(spread.last_G, first_C)
         starts_C1 = np.append(first_C, len(gram_G))
-        return cls(gram_G, token_G, count_G, discounts, context_G[first_C], starts_C1, total_C, backoff_C, local_G, local_C)
+        local = spread.local(first_C) if spread else (None, None)
+        return cls(gram_G, token_G, count_G, discounts, context_G[first_C], starts_C1, total_C, backoff_C, *local)
 
     @property
     def followed_C(self) -> Ids:
@@ -105,6 +104,11 @@ class _Spread:
 
     first_G: npt.NDArray[np.uint32]
     last_G: npt.NDArray[np.uint32]
+
+    def local(self, first_C: Ids) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """local_G and local_C of a `Level`; first_C: the first gram of each context."""
+        local_C = np.minimum.reduceat(self.first_G, first_C) == np.maximum.reduceat(self.last_G, first_C)
+        return self.first_G == self.last_G, local_C
 
 
 @dataclass(frozen=True)
@@ -178,14 +182,14 @@ def _count(
         gram_T = np.cumsum(first_T, dtype=position_T.dtype)
         gram_T -= 1
         grams.append(key_T[first_T])
-        spreads.append(None if document_T is None else _spread(document_T, position_T, np.flatnonzero(first_T)))
+        spreads.append(None if document_T is None else _spread(document_T, position_T, first_T))
     return grams, spreads, np.bincount(gram_T)
 
 
-def _spread(document_T: npt.NDArray[np.uint32], position_T: npt.NDArray[np.integer], first_G: Ids) -> _Spread:
-    """position_T: sorted by gram; of each, the first of which is at first_G there, they ascend, and so do documents."""
-    last_G = np.append(first_G[1:], len(position_T)) - 1
-    return _Spread(document_T[position_T[first_G]], document_T[position_T[last_G]])
+def _spread(document_T: npt.NDArray[np.uint32], position_T: npt.NDArray[np.integer], first_T: npt.NDArray[np.bool_]) -> _Spread:
+    """position_T: sorted by gram, each of which begins where first_T is true; within it they ascend, and so do documents."""
+    last_T = np.append(first_T[1:], True)
+    return _Spread(document_T[position_T[first_T]], document_T[position_T[last_T]])
 
 
 def _lengthen(ids_T: npt.NDArray[np.uint32], position_T: npt.NDArray[Any], gram_T: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Keys]:

@@ -42,7 +42,7 @@ class LeftOut:
 
     tensors: from `fill_rows`, mapped or not: gram-N u64 [G] of all levels, and for orders from the lowest of the table own-N f32
     [G, H], how much of the next token's vector in its rows is due to the document, or to one occurrence where others have the gram
-    as well, infinite where no other has its context, so that all of a row is; and local-N u8 [G], whether others have the gram.
+    as well, infinite where no other has its context, so that all of a row is; and local-N u8 [G], 1 where none has the gram.
     """
 
     def __init__(self, layer: LayerLayout, vectors_VM: Tensor, tensors: Mapping[str, npt.NDArray[Any]]) -> None:

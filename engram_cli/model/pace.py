@@ -1,8 +1,8 @@
 """Pace: how fast a recipe trains on this machine, from a few real steps.
 
 The host is made in memory; the rows are mapped files without content, which take no disk: a step's cost follows what it computes
-and touches, not what is in it. So seconds suffice where filling a table would take minutes. Leaving one out, which needs the
-counts, is not in it.
+and touches, not what is in it. So seconds suffice where filling a table would take minutes. Leaving documents out, which
+needs the counts, is not in it.
 """
 
 import statistics

@@ -39,7 +39,7 @@ from engram_cli.report.peak_memory import peak_memory, reset_peak_memory
 from engram_cli.report.report import Measure, Report, Scalar
 from engram_cli.table.layout import Layout
 
-_COUNT_ORDER = 4
+_COUNT_ORDER = 4  # of the count-only model at least; it knows what the table's longest grams are followed by
 _CURVE_TOKENS, _FINAL_TOKENS = 16_384, 131_072  # of each evaluation on the way, and of the one that counts
 _FOREIGN_TOKENS = 2_048, 16_384  # the same with a foreign host, which reads far more slowly
 _PROMPT, _DECODED = 32, 64  # tokens for the speed of decoding
@@ -100,7 +100,7 @@ def bench(
         place_rows("ram", layout, recipe, torch.device("cpu"))
         progress.stage(1, stages, "counts: estimating the count-only model")
         curve_text, final_text = _held_out(ngrams, layout, recipe, host)
-        counted, counts_T = _count(ngrams, curve_text, final_text)
+        counted, counts_T = _count(ngrams, max(_COUNT_ORDER, layout.max_order + 1), curve_text, final_text)
         setting = _Setting(ngrams, recipe, budget, layout, computing, Path(directory), curve_text, final_text, host, counts_T)
         runs = [counted] if COUNTS in chosen else []
         for number, (arm, seed) in enumerate(seeded, 2):
@@ -134,18 +134,18 @@ def _held_out(ngrams: NGrams, layout: Layout, recipe: Recipe, host: HostDirector
     return curve_text, final_text
 
 
-def _count(ngrams: NGrams, curve_text: HeldOut, final_text: HeldOut) -> tuple[Run, npt.NDArray[np.float64]]:
-    """The count-only arm, and the probability it gives to every target of `final_text`, f64 [targets]."""
+def _count(ngrams: NGrams, order: int, curve_text: HeldOut, final_text: HeldOut) -> tuple[Run, npt.NDArray[np.float64]]:
+    """The count-only arm, of that order, and the probability it gives to every target of `final_text`, f64 [targets]."""
     reset_peak_memory()
     training = ngrams.stream(held_out=False)
     started = time.perf_counter()
-    model = count_model.estimate(training, ngrams.vocab, _COUNT_ORDER)
+    model = count_model.estimate(training, ngrams.vocab, order)
     seconds = time.perf_counter() - started
     probability_T = model.probability(final_text.source.stream)
     counts_T = probability_T[final_text.targets - 1]
     loss, on_curve = (float(-np.log(part_T).mean()) for part_T in (counts_T, probability_T[curve_text.targets - 1]))
     tokens = len(training.tokens_T)
-    costs = {"parameters_stored": model.parameters, "read_per_token": 3 * _COUNT_ORDER, "peak_memory": peak_memory()}
+    costs = {"parameters_stored": model.parameters, "read_per_token": 3 * order, "peak_memory": peak_memory()}
     curve = [(tokens, seconds, on_curve)]
     return Run(COUNTS, 0, loss, loss, tokens, seconds, seconds, curve, costs | {"training_speed": tokens / seconds}), counts_T
 
