@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from engram_cli.corpus.artifact import NGrams, Stream
@@ -86,6 +87,17 @@ def trainer_of(ngrams: NGrams, start: Start, recipe: Recipe = TINY, where: str =
     training, _ = streams(ngrams, start.layout)
     batches = Batches(training, recipe.training.stretches, recipe.host.context, recipe.training.seed)
     return start.trainer(batches, recipe, torch.device("cpu"), where)
+
+
+def seen_rows(trainer: Trainer, layer: int, steps: int) -> npt.NDArray[np.int64]:
+    """Rows of a layer that some position of the first batches sees: named, and not left out as its document's own."""
+    rows, seen = trainer.rows[layer], []
+    for step in range(steps):
+        batch = trainer.batches[step]
+        ids_BTH = rows.layout.row_ids(batch.windows_BTN)
+        own_BTH = rows.left_out.own(batch.windows_BTN, batch.targets_BT) if rows.left_out else np.zeros(ids_BTH.shape)
+        seen.append(ids_BTH[np.isfinite(own_BTH)])
+    return np.unique(np.concatenate(seen))
 
 
 def held_out_of(ngrams: NGrams, layout: Layout | None, tokens: int = 512, context: int = TINY.host.context) -> HeldOut:

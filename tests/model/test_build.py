@@ -21,7 +21,7 @@ from engram_cli.model import build as module
 from engram_cli.model import checkpoint, placement
 from engram_cli.model.build import build
 from engram_cli.model.checkpoint import find_checkpoint
-from engram_cli.model.data import Batches, HeldOut, layout_for
+from engram_cli.model.data import HeldOut, layout_for
 from engram_cli.model.generate import Decoder
 from engram_cli.model.host import initialise
 from engram_cli.model.layer_rows import LayerRows, Updated
@@ -38,7 +38,7 @@ from engram_cli.table.layout import Layout
 from engram_cli.table.rows import Rows
 from tests.corpora import write_ngrams
 from tests.tables import whole
-from tests.training import BRANCHED, SPEAKING, STILL, TINY, layout_of, start_of, tiny, trainer_of
+from tests.training import BRANCHED, SPEAKING, STILL, TINY, layout_of, seen_rows, start_of, tiny, trainer_of
 
 BUDGET = Budget(tokens=64 * 12)  # steps of 64 tokens
 FILES = {
@@ -212,7 +212,7 @@ def test_the_artifact_holds_what_was_asked_for_and_where_it_came_from(ngrams: NG
     assert measured == [2, 3, 5, 6, 8, 9, 11, 12]
 
 
-def test_the_facts_are_true(ngrams: NGrams, uninterrupted: Artifact) -> None:
+def test_the_facts_are_true(ngrams: NGrams, uninterrupted: Artifact, tmp_path: Path) -> None:
     facts, table = uninterrupted.manifest.facts, open_table(uninterrupted.path, "cpu")
     width, vocab, ff = TINY.host.width, ngrams.vocab, TINY.host.feed_forward
     assert facts["parameters"] == {
@@ -225,22 +225,19 @@ def test_the_facts_are_true(ngrams: NGrams, uninterrupted: Artifact) -> None:
     assert (facts["tokens"], facts["rows"]) == (64 * 12, table.layout.rows)
     for key in ("token_map_digest", "vocab", "canonical_vocab", "pad", "end"):
         assert facts[key] == ngrams.artifact.manifest.facts[key]
-    batches = Batches(streams(ngrams, table.layout)[0], TINY.training.batch, TINY.host.context, TINY.training.seed)
-    named = sum(
-        len(np.unique(np.concatenate([layer.row_ids(batches[step].windows_BTN).reshape(-1) for step in range(12)])))
-        for layer in table.layout.layers
-    )
-    assert facts["rows_trained"] == named < table.layout.rows
+    trainer = trainer_of(ngrams, start_of(ngrams, tmp_path))
+    seen = sum(len(seen_rows(trainer, layer, 12)) for layer in trainer.rows)
+    assert facts["rows_trained"] == seen < table.layout.rows
 
 
 @pytest.mark.parametrize("init", INITS)
-def test_rows_that_no_batch_named_are_as_they_were_initialised(ngrams: NGrams, built: Built, tmp_path: Path, init: str) -> None:
+def test_rows_that_no_position_saw_are_as_they_were_initialised(ngrams: NGrams, built: Built, tmp_path: Path, init: str) -> None:
     artifact = built(tiny(init), Budget(tokens=64))
     start = start_of(ngrams, tmp_path, tiny(init))
     for layer in layout_of(ngrams).layers:
-        named = np.unique(layer.row_ids(trainer_of(ngrams, start).batches[0].windows_BTN))
+        seen = seen_rows(trainer_of(ngrams, start, tiny(init)), layer.layer, 1)
         initial, trained = (Rows.open(folder / f"rows-{layer.layer:02}.safetensors") for folder in (tmp_path, artifact.path))
-        assert np.array_equal(np.flatnonzero((whole(initial) != whole(trained)).any(axis=1)), named)
+        assert np.array_equal(np.flatnonzero((whole(initial) != whole(trained)).any(axis=1)), seen)
 
 
 def test_rows_start_as_the_recipe_says(ngrams: NGrams, tmp_path: Path) -> None:
