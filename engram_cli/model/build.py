@@ -58,6 +58,7 @@ _EVALUATIONS = 8  # over a run, the last at its end
 _EVALUATION_TOKENS = 16_384  # of each but the last
 _FOREIGN_TOKENS = 2_048  # the same with a foreign host, which reads so much more slowly that measuring would outlast training
 _STAGES = 3
+_FORM = 1  # of what a run keeps and how it trains; to be raised where one begun by older code could not go on to the same end
 
 
 def build(
@@ -280,8 +281,8 @@ def count_parameters(host: Carrier, rows: int) -> dict[str, int]:
 
 
 def _fingerprint(ngrams: NGrams, recipe: Recipe, budget: Budget, host: HostDirectory | None) -> str:
-    """What run a checkpoint belongs to: n-grams, budget, host and recipe, but no learning rates: a lost loss needs others."""
+    """What run a checkpoint belongs to: form, n-grams, budget, host and recipe, but no learning rates: a lost loss needs others."""
     training = dataclasses.replace(recipe.training, learning_rate=1.0, host_learning_rate=1.0, row_learning_rate=1.0)
     rateless = dataclasses.replace(recipe, training=training).to_toml()
-    parts = [ngrams.artifact.digest, rateless, dataclasses.asdict(budget), host and host.digest]
+    parts = [_FORM, ngrams.artifact.digest, rateless, dataclasses.asdict(budget), host and host.digest]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -141,7 +141,7 @@ def read_state(path: Path, fingerprint: str) -> dict[str, Any]:
     if found != fingerprint:
         raise ArtifactError(
             f"--resume continues the same run, but the checkpoint {path} was made from other n-grams, another recipe or another "
-            "budget; give those again, or start anew with --force"
+            "budget, or by another version of engram; give those again, or start anew with --force"
         )
     return state
 

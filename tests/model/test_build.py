@@ -367,6 +367,15 @@ def test_other_ngrams_do_not_resume_a_run(built: Built, tmp_path: Path, ngrams: 
     assert find_checkpoint(tmp_path / ".made.partial/scratch")
 
 
+def test_a_run_of_older_code_is_not_resumed(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        built(progress=StopAt(KeyboardInterrupt(), tokens=64))
+    monkeypatch.setattr(module, "_FORM", module._FORM + 1)
+    with pytest.raises(ArtifactError, match=r"or by another version of engram; give those again, or start anew with --force"):
+        built(resume=True)
+    assert find_checkpoint(tmp_path / ".made.partial/scratch")
+
+
 def test_a_damaged_checkpoint_says_so(built: Built, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         built(progress=StopAt(KeyboardInterrupt(), tokens=64))
