@@ -52,13 +52,14 @@ def log_ratios(
 
 
 @compiled
-def claim(ids_C: Any, total_C: Any, most_R: Any, owner_R: Any) -> None:
+def claim(ids_CH: Any, total_C: Any, most_R: Any, owner_R: Any) -> None:
     """Give each row to the context that occurs most often of those that name it; of equals, to the first."""
-    for context in range(len(ids_C)):
-        row = ids_C[context]
-        if total_C[context] > most_R[row]:
-            most_R[row] = total_C[context]
-            owner_R[row] = context
+    for context in range(len(ids_CH)):
+        for head in range(ids_CH.shape[1]):
+            row = ids_CH[context, head]
+            if total_C[context] > most_R[row]:
+                most_R[row] = total_C[context]
+                owner_R[row] = context
 
 
 @compiled

@@ -203,8 +203,7 @@ class _Filling:
         named_CH = np.empty((len(level.context_C), self.heads.stop - self.heads.start), np.int64)
         list(pool.map(partial(self._name, named_CH), _parts(len(named_CH))))
         self.owner_R = np.full(sum(layer.primes_H[self.heads]), -1, np.int64)
-        most_R = np.zeros(len(self.owner_R))  # heads share no rows, so threads may take one each
-        list(pool.map(lambda ids_C: claim(ids_C, level.total_C, most_R, self.owner_R), named_CH.T))
+        claim(named_CH, level.total_C, np.zeros(len(self.owner_R)), self.owner_R)
         self.owned_CH = self.owner_R[named_CH] == np.arange(len(named_CH))[:, None]
         self.learnt = counted.order_one if number == 1 else None
         self.owns_C = self.owned_CH.any(axis=1)
