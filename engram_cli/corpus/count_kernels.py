@@ -1,10 +1,14 @@
-"""The compiled loops of the count-only model: one pass of a radix sort over grams, which grow by an older id with each pass."""
+"""The compiled loops of the count-only model: one pass of a radix sort over grams, which grow by an older id with each pass, and the
+search among what was sorted."""
 
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from engram_cli.compiled import compiled
+
+_TOGETHER = 4096  # searches that take their steps side by side: a core's cache full
 
 
 @compiled
@@ -28,3 +32,24 @@ def lengthen(ids_T: Any, position_P: Any, gram_P: Any, next_V: Any, longer_T: An
         next_V[id] += 1
         longer_T[to] = position_P[at]
         key_T[to] = np.uint64(id) << shift | np.uint64(gram_P[at])
+
+
+@compiled
+def search(sorted_keys: npt.NDArray[np.uint64], key_P: npt.NDArray[np.uint64], nowhere: int) -> npt.NDArray[np.int64]:
+    """The place of each key among the sorted ones, of which there is one at least, or `nowhere`.
+
+    All searches of a block take their next step together: none waits for memory before the others have asked for theirs, which
+    `np.searchsorted`, one search after another, does at nearly every step.
+    """
+    at_P = np.zeros(len(key_P), np.int64)
+    for first in range(0, len(key_P), _TOGETHER):
+        last, left = min(first + _TOGETHER, len(key_P)), len(sorted_keys)
+        while left > 1:
+            half = left >> 1
+            for place in range(first, last):
+                at_P[place] += half * (sorted_keys[at_P[place] + half] <= key_P[place])
+            left -= half
+        for place in range(first, last):
+            if sorted_keys[at_P[place]] != key_P[place]:
+                at_P[place] = nowhere
+    return at_P

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engram_cli.corpus.artifact import Stream
-from engram_cli.corpus.count_kernels import lengthen, tally
+from engram_cli.corpus.count_kernels import lengthen, search, tally
 from engram_cli.errors import CorpusError
 
 Keys = npt.NDArray[np.uint64]
@@ -238,8 +238,7 @@ def rest_of(key: Keys) -> Ids:
 
 def find(sorted_keys: Keys, key: Keys) -> Ids:
     """The place of each key among the sorted ones; of a key that is not there, one past every place."""
-    at = np.searchsorted(sorted_keys, key)
-    return np.where(sorted_keys[np.minimum(at, len(sorted_keys) - 1)] == key, at, _NOWHERE)
+    return search(sorted_keys, np.ascontiguousarray(key).ravel(), _NOWHERE).reshape(key.shape)
 
 
 def _differs(sorted_keys: Keys) -> npt.NDArray[np.bool_]:

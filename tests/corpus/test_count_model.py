@@ -5,11 +5,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engram_cli.corpus.artifact import Stream
-from engram_cli.corpus.count_model import CountModel, estimate, estimate_levels
+from engram_cli.corpus.count_model import REST, CountModel, estimate, estimate_levels, find
 from engram_cli.errors import CorpusError
 from tests.kneser_ney import Context, by_dictionary, discounts
 from tests.strategies import documents
@@ -136,6 +136,16 @@ def test_what_is_local_occurs_in_one_document(texts: list[list[int]], order: int
 def _newest_first(stream: Stream, order: int) -> list[tuple[int, ...]]:
     """Each token but the first and what is before it, as `estimate_levels` wants them; VOCAB where the document has nothing."""
     return [(token, *(VOCAB if id == "before" else int(id) for id in reversed(context))) for context, token in followed(stream, order)]
+
+
+@given(there=st.sets(st.integers(0, 2**64 - 1), min_size=1, max_size=40), asked=st.lists(st.integers(0, 2**64 - 1), max_size=40))
+@example(there={5}, asked=[4, 5, 6])
+@example(there=set(range(1, 10_000)), asked=list(range(10_001)))  # more than are looked for side by side
+def test_a_key_is_found_where_it_lies(there: set[int], asked: list[int]) -> None:
+    sorted_keys, asked = np.array(sorted(there), np.uint64), [*asked, *there]
+    places = {key: place for place, key in enumerate(sorted(there))}
+    found = find(sorted_keys, np.array([asked, asked], np.uint64))
+    assert found.tolist() == [[places.get(key, int(REST)) for key in asked]] * 2
 
 
 def test_what_cannot_be_estimated_is_refused() -> None:
