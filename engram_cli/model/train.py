@@ -9,7 +9,6 @@ first learns alone and they are not looked up; then both learn together what the
 Shapes: B stretches, T tokens, U distinct rows of a batch, V vocabulary.
 """
 
-import ctypes
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from engram_cli.allocator import keep_freed_memory
 from engram_cli.errors import TrainingError
 from engram_cli.model.carrier import Carrier
 from engram_cli.model.data import Batches, HeldOut
@@ -39,8 +39,8 @@ _LAST = 0.1  # of the learning rate, at the end of the budget
 _CLIP = 1.0  # norm that the gradient of host, memory and rows together is clipped to
 _MIXTURE_RATE = 0.35  # of the learning rate; with 0.18 or 0.7 of it no more than 0.003 nats are lost
 _ALONE = 0.4  # of the budget: how long a host learns before rows that speak beside it are heard
+_PLENTY = 4 << 30  # bytes of memory at hand; with less, the holes in what is kept, half as much again as is in use, are too much
 _LEAST = 4  # stretches of a part that a thread computes, at least
-_PLENTY = 4 << 30  # bytes of memory at hand
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ class Trainer:
         self.feed = Feed(batches, rows, host.device)
         self.rates = [(0, recipe.learning_rate, recipe.row_learning_rate)]
         self._mean_loss: Callable[..., Tensor] = _compiled(host.mean_loss) if recipe.compile else host.mean_loss
-        keep_freed_memory()
+        if free_memory() >= _PLENTY:
+            keep_freed_memory()
 
     @property
     def tokens(self) -> int:
@@ -254,19 +255,3 @@ def token_losses(
         tokens_BT, targets_BT = (torch.from_numpy(ids).to(host.device) for ids in (batch.tokens_BT, batch.targets_BT))
         losses.append(host.losses(tokens_BT, targets_BT, memory).flatten().double().cpu().numpy())
     return np.concatenate(losses)
-
-
-def keep_freed_memory() -> None:
-    """Ask glibc to keep freed buffers instead of returning them to the system between steps, which costs a quarter of each.
-
-    Not where memory is scarce: what is kept has holes, which took half as much again as was ever in use at a time.
-    """
-    if free_memory() < _PLENTY:
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # not glibc: nothing to tune
-        return
-    threshold, trim = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
-    for option, size in ((threshold, 1 << 30), (trim, (1 << 31) - 1)):
-        mallopt(option, size)
