@@ -1,19 +1,17 @@
 """Recipes: `tables/*.toml` -> frozen dataclasses. Every check on a setting is here, with the way out in its message.
 
-Unknown keys are refused with the nearest known one; missing keys take the defaults written below.
+How TOML is read into them is in recipe_toml.py; missing keys take the defaults written below.
 """
 
 import dataclasses
-import difflib
-import json
-import math
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from engram_cli.errors import RecipeError
+from engram_cli.recipe_toml import as_toml, read_section
 
 FAMILIES = {"demo": 0, "deepseek-v4.1": 0, "qwen-ple": 1}  # hash families (table/hashing.py) -> number of a host's first layer
 ROW_TYPES = {"f32": 4, "f16": 2, "bf16": 2, "fp8-block": 1, "fp8-scalar": 1, "int8-row": 1}  # name -> bytes per number
@@ -106,7 +104,8 @@ class MemoryRecipe:
     signed_sqrt: the demo's square root on the gate's score; convolution: the short one over what the gates let through, none, or
     starting from zero (the paper) or random weights (the demo); biases: of keys and value (the demo has them, DeepSeek-V4.1 not);
     norm_eps: added to the mean square by the norms of the gate (the demo: 1.1920929e-07); mixture: in place of this module, rows at
-    the host's output that are from counts speak for themselves (model/mixture.py). Its branches are the host's.
+    the host's output that are from counts speak for themselves (model/mixture.py); heard: layers of the host, from 0, before which
+    it hears them besides. Its branches are the host's.
     """
 
     signed_sqrt: bool = True
@@ -114,10 +113,13 @@ class MemoryRecipe:
     biases: bool = False
     norm_eps: float = 1e-6
     mixture: bool = False
+    heard: tuple[int, ...] = ()
 
     def check(self) -> None:
         _among(self.convolution, CONVOLUTIONS, "memory.convolution")
         _rule(0 < self.norm_eps < 1, "memory.norm_eps", "above 0 and below 1", self.norm_eps)
+        _rule(self.mixture or not self.heard, "memory.heard", "empty without memory.mixture", self.heard)
+        _rule(list(self.heard) == sorted(set(self.heard)), "memory.heard", "distinct and ascending", self.heard)
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,8 @@ class Recipe:
         _rule(whole, "training.parts", f"auto or memory+all with a host called {OUR_HOST}", self.training.parts)
         mute = self.memory.mixture and (self.host.foreign or self.host.layers not in self.hash.host_layers)
         _rule(not mute, "memory.mixture", f"false without a layer of the table at the output of a host called {OUR_HOST}", True)
+        within = all(0 <= layer < self.host.layers for layer in self.memory.heard)
+        _rule(within, "memory.heard", f"from 0 to {self.host.layers - 1}, the layers of the host", self.memory.heard)
         fits = self.host.foreign or max(self.hash.host_layers) <= self.host.layers
         last = FAMILIES[self.hash.family] + self.host.layers
         _rule(fits, "hash.layers", f"at most {last}, the output, in a host of {self.host.layers} layers", self.hash.layers)
@@ -265,9 +269,9 @@ class Recipe:
         for name, value in vars(self).items():
             if dataclasses.is_dataclass(value):
                 told = value.told() if isinstance(value, HostRecipe) else vars(value)
-                sections.append(f"\n[{name}]\n" + "".join(f"{key} = {_toml(item)}\n" for key, item in told.items()))
+                sections.append(f"\n[{name}]\n" + "".join(f"{key} = {as_toml(item)}\n" for key, item in told.items()))
             else:
-                values.append(f"{name} = {_toml(value)}\n")
+                values.append(f"{name} = {as_toml(value)}\n")
         return "".join(values + sections)
 
 
@@ -276,7 +280,7 @@ BUILT_IN = Recipe(
     name="built-in",
     hash=HashRecipe(orders=(1, 2, 3), heads=2, size=(8192, 1048576, 2097152), layers=(4,)),
     rows=RowsRecipe(dim=96, dtype="int8-row"),
-    memory=MemoryRecipe(signed_sqrt=False, mixture=True),
+    memory=MemoryRecipe(signed_sqrt=False, mixture=True, heard=(1,)),
     training=TrainingRecipe(row_learning_rate=0.0),
 )
 
@@ -297,46 +301,11 @@ def parse_recipe(text: str, source: str = "the recipe") -> Recipe:
     except (ValueError, RecursionError) as error:  # ValueError: also for a number of thousands of digits
         raise RecipeError(f"a recipe is TOML, but {source} is not ({error}); see tables/demo.toml") from None
     try:
-        recipe: Recipe = _section(Recipe, document, "")
+        recipe: Recipe = read_section(Recipe, document)
         recipe.check()
     except RecipeError as error:
         raise RecipeError(f"{source}: {error}") from None
     return recipe
-
-
-def _section(kind: type[Any], document: Mapping[str, Any], prefix: str) -> Any:
-    hints = get_type_hints(kind)
-    known = [f.name for f in dataclasses.fields(kind)]
-    values = {}
-    for key, value in document.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            hint = f"did you mean `{prefix}{near[0]}`?" if near else f"known are {', '.join(known)}"
-            raise RecipeError(f"a recipe has only known keys, but `{prefix}{key}` is not one; {hint}")
-        if dataclasses.is_dataclass(hint_type := hints[key]):
-            if not isinstance(value, dict):
-                raise RecipeError(f"`{prefix}{key}` is a section, but it is {value!r}; write [{key}] and its keys below")
-            values[key] = _section(hint_type, value, f"{prefix}{key}.")  # type: ignore[arg-type]
-        else:
-            values[key] = _value(hint_type, value, f"{prefix}{key}")
-    return kind(**values)
-
-
-def _value(kind: Any, value: Any, key: str) -> Any:
-    """`value` as `kind`: a float takes whole numbers too, a tuple takes one number too; nothing else is converted."""
-    if get_origin(kind) is tuple:
-        return tuple(_value(get_args(kind)[0], item, key) for item in (value if isinstance(value, list) else [value]))
-    if kind is float and type(value) is int and abs(value) < 1 << 1000:
-        return float(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-        raise RecipeError(f"`{key}` is {names[kind]}, but the recipe says {value!r}; change it")
-    return value
-
-
-def _toml(value: Any) -> str:
-    """A setting as TOML; what TOML and JSON share is written as JSON."""
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _rule(holds: Any, key: str, rule: str, found: Any) -> None:

@@ -31,8 +31,8 @@ heads = 2
 feed_forward = 32
 context = 32
 """
-# whose rows at the output make a distribution of their own
-SPEAKING = RECIPE.replace("layers = [0, 2]", "layers = [0, 3]") + "[memory]\nmixture = true\n"
+# whose rows at the output make a distribution of their own, and are heard within
+SPEAKING = RECIPE.replace("layers = [0, 2]", "layers = [0, 3]") + "[memory]\nmixture = true\nheard = [0, 1]\n"
 # whose memory has all its parts, so that all that a cache holds is there, and one whose host has two branches besides
 ALL_PARTS = RECIPE + '[memory]\nconvolution = "random"\nbiases = true\n'
 BRANCHED = ALL_PARTS.replace("[host]", "[host]\nbranches = 2")

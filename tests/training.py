@@ -28,7 +28,7 @@ TINY = Recipe(
 SPEAKING = replace(  # like tables/demo.toml: ids alone too, whose rows are learnt, and rows that speak for themselves at the output
     TINY,
     hash=replace(TINY.hash, orders=(1, 2, 3)),
-    memory=MemoryRecipe(signed_sqrt=False, mixture=True),
+    memory=MemoryRecipe(signed_sqrt=False, mixture=True, heard=(0,)),
     host=replace(TINY.host, layers=1),
 )
 STILL = replace(  # rows that stay as they were filled, in a type that could not take small steps

@@ -173,8 +173,7 @@ class Host(Carrier):
         rotation_TC = (self.cosine[first:last], self.sine[first:last])  # type: ignore[index]
         stream = fork(self.embedding(tokens_BT), self.recipe.branches)
         for layer, block in enumerate(self.blocks):
-            if memory is not None and layer in memory:
-                stream = stream + self.remember(layer, stream, memory[layer], cache)
+            stream = self._with_memory(layer, stream, memory or {}, cache)
             stream = block(stream, rotation_TC, cache)
         if cache is not None:
             cache.length = last
@@ -183,6 +182,14 @@ class Host(Carrier):
         if memory is not None and output in memory and self.mixture is None:
             normed_BTD = normed_BTD + self.remember(output, normed_BTD, memory[output], cache)
         return normed_BTD
+
+    def _with_memory(self, layer: int, stream: Tensor, memory: Mapping[int, Tensor], cache: Cache | None) -> Tensor:
+        """The residual stream with what its memory adds before `layer`, and what is heard there of rows that speak."""
+        if layer in memory:
+            stream = stream + self.remember(layer, stream, memory[layer], cache)
+        spoken_BTM = memory.get(self.recipe.layers)
+        heard_BTD = None if self.mixture is None or spoken_BTM is None else self.mixture.heard(layer, spoken_BTM)
+        return stream if heard_BTD is None else stream + fork(heard_BTD, self.recipe.branches)
 
 
 def initialise(host: Host, generator: torch.Generator) -> None:

@@ -7,24 +7,31 @@ vectors that the rows were filled for (rows_from_counts.py). With A = B = 0 this
 weight from its gate: what both hold for likely is likelier still, and what one rules out is out. A and B, linear maps from zero,
 learn what each side has to change when the other speaks too. At equal training this is 0.05 to 0.07 nats better than an
 arithmetic mean of any gate that was tried, and makes one distribution where that makes two (docs/log.md).
-The host does not hear the rows. It first learns as a plain one does, since by the mixture's gradient a beginner learns little
-where the rows know the answer; then by that gradient alone, which teaches it what the rows do not know (model/train.py). U stays
-as it is: what rows mean does not change.
+The host first learns as a plain one does, since by the mixture's gradient a beginner learns little where the rows know the answer;
+then by that gradient alone, which teaches it what the rows do not know (model/train.py). From there on it may hear the rows too:
+before some of its blocks a linear map from zero adds what they say to the residual stream. U stays as it is: what rows mean does
+not change.
 Shapes: B batch, T tokens, V vocabulary, D width, C numbers of an order, M = orders * C, H hidden numbers of the gates.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 _HIDDEN = 64  # between the two layers of the gates
+_EPS = 1e-6  # added to the mean square of rows that are heard; that of rows that say something is near 0.003
 _HOST, _ROWS = 0.75, 1.5  # weights where gates are open; they begin half open, near what is best for them fixed
 
 
 class Mixture(nn.Module):
-    """U, the bias, both maps and the gates. vocab: V; numbers: C; orders: how many the rows have; width: D."""
+    """U, the bias, the maps and the gates.
 
-    def __init__(self, vocab: int, numbers: int, orders: int, width: int) -> None:
+    vocab: V; numbers: C; orders: how many the rows have; width: D; heard: layers of the host before which it hears the rows.
+    """
+
+    def __init__(self, vocab: int, numbers: int, orders: int, width: int, heard: Sequence[int] = ()) -> None:
         super().__init__()
         self.orders = orders
         self.vectors = nn.Parameter(torch.zeros(vocab, numbers), requires_grad=False)
@@ -33,17 +40,30 @@ class Mixture(nn.Module):
         self.gate_out = nn.Linear(_HIDDEN, 2)
         self.map_host = nn.Linear(width, width, bias=False)
         self.map_rows = nn.Linear(orders * numbers, numbers, bias=False)
+        self.hear = nn.ModuleDict({str(layer): nn.Linear(orders * numbers, width, bias=False) for layer in heard})
 
     def initialise(self, generator: torch.Generator) -> None:
         """Gates half open and nothing mapped at first."""
-        for parameter in (self.gate_in.bias, *self.gate_out.parameters(), self.map_host.weight, self.map_rows.weight):
-            nn.init.zeros_(parameter)
+        for module in (self.gate_out, self.map_host, self.map_rows, self.hear):
+            for parameter in module.parameters():
+                nn.init.zeros_(parameter)
+        nn.init.zeros_(self.gate_in.bias)
         nn.init.normal_(self.gate_in.weight, std=self.gate_in.in_features**-0.5, generator=generator)
 
     def begin(self, vectors_VC: Tensor, bias_V: Tensor, host_bias_V: Tensor) -> None:
         """Take over U, and the biases of both sides. bias_V: of what rows say."""
         self.vectors.data.copy_(vectors_VC)
         self.bias.data.copy_((_HOST * host_bias_V + _ROWS * bias_V) / 2)
+
+    def heard(self, layer: int, memory_BTM: Tensor) -> Tensor | None:
+        """What the residual stream gets before `layer` of what was looked up, [B, T, D]; None where it gets nothing.
+
+        The rows of each order count alike, however much they say: a host that hears loud ones hears little else.
+        """
+        if str(layer) not in self.hear:
+            return None
+        order_BTOC = memory_BTM.view(*memory_BTM.shape[:-1], self.orders, -1)
+        return self.hear[str(layer)](F.rms_norm(order_BTOC, order_BTOC.shape[-1:], eps=_EPS).flatten(-2))  # type: ignore[no-any-return]
 
     def forward(self, hidden_BTD: Tensor, memory_BTM: Tensor, embedding_VD: Tensor, last: int = 0) -> tuple[Tensor, Tensor]:
         """Logits [B, T, V], with `last` of so many last positions only, and b of all positions as a share of how much it can be,

@@ -71,7 +71,8 @@ def make_host(recipe: Recipe, vocab: int, layout: Layout | None) -> Host:
     """An uninitialised host of ours with a memory, or a mixture, at every layer of `layout` (None: plain)."""
     mixture = None
     if layout and recipe.mixes:
-        mixture = Mixture(vocab, recipe.hash.heads * recipe.rows.dim, len(recipe.hash.orders), recipe.host.width)
+        numbers, orders = recipe.hash.heads * recipe.rows.dim, len(recipe.hash.orders)
+        mixture = Mixture(vocab, numbers, orders, recipe.host.width, recipe.memory.heard)
     return Host(vocab, recipe.host, make_memories(recipe, recipe.host.width, layout), mixture)
 
 

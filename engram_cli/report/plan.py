@@ -40,6 +40,7 @@ _COMMENTS = {
     "rows.dtype": "how they are stored",
     "rows.init": "where rows start from; counts: what follows each gram in the corpus",
     "memory.mixture": "whether rows at the output speak for themselves, beside the host",
+    "memory.heard": "layers of the host before which it hears those rows besides",
     "training.row_learning_rate": "0 leaves rows as they were filled",
     "training.batch": "stretches of host.context tokens that are computed at once",
 }
