@@ -10,8 +10,6 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from engram_cli.allocator import share_heap
-
 if TYPE_CHECKING:
     from engram_cli.corpus.artifact import open_ngrams as open_ngrams
     from engram_cli.corpus.extract import extract as extract
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
 # allocator reserves a gibibyte at its first use, which counts against a limit on data (ulimit -d) whether it is used or not.
 for _name, _value in (("OMP_WAIT_POLICY", "PASSIVE"), ("MIMALLOC_ARENA_RESERVE", "32MiB")):
     os.environ.setdefault(_name, _value)
-share_heap()  # before NumPy or torch have threads
 
 __version__ = "0.1.0"
 _HOMES = {

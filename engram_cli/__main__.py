@@ -107,6 +107,8 @@ def _run(arguments: list[str]) -> int:
     try:
         if arguments[0] in COMMANDS and "--help" not in arguments:
             need_start(_TORCH if arguments[0] in COMPUTING else _LIBRARIES, f"to begin, engram {arguments[0]}")
+            if arguments[0] in COMPUTING:
+                importlib.import_module("engram_cli.model")  # before NumPy has threads, which is when it can set up their heap
         code = typer.main.get_command(app).main(arguments, prog_name="engram", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except typer.TyperException as error:

@@ -1,7 +1,7 @@
 """What glibc does with the memory of buffers that are made and freed step after step; nothing with another C library.
 
 A training step makes logits of some 16 MB a thread over and over. Where that memory goes back to the system, each of its pages is
-asked for and cleared again, which takes from a twentieth to a quarter of a step (docs/log.md).
+asked for and cleared again, which takes a twentieth to a tenth of a step (docs/log.md).
 """
 
 import ctypes

@@ -12,7 +12,7 @@ PROGRAM = """
 import resource
 import threading
 
-import engram_cli
+import engram_cli.model
 import numpy as np
 from engram_cli.allocator import keep_freed_memory
 

@@ -1,5 +1,7 @@
 """What rows at the output say by themselves, multiplied with what the host says, and what learns from it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -84,6 +86,15 @@ def test_before_a_layer_it_is_told_of_the_host_hears_rows_of_all_orders_alike(ho
     torch.testing.assert_close(host.hidden(tokens_BT, {OUTPUT: silent_BTM}), host.hidden(tokens_BT))
     initialise(host, torch.Generator().manual_seed(0))
     assert torch.equal(host.hidden(tokens_BT, memory), host.hidden(tokens_BT))
+
+
+def test_all_branches_of_a_host_hear_the_same(host: Host) -> None:
+    tokens_BT, _, memory = inputs()
+    mixture = Mixture(VOCAB, NUMBERS, ORDERS, RECIPE.width, heard=(1,))
+    branched = Host(VOCAB, replace(RECIPE, branches=2), None, mixture)
+    initialise(branched, torch.Generator())
+    branched.load_state_dict(host.state_dict(), strict=False)  # whose branches begin equal, so that two are as one
+    torch.testing.assert_close(branched.hidden(tokens_BT, memory), host.hidden(tokens_BT, memory), rtol=1e-4, atol=1e-4)
 
 
 def test_losses_are_those_of_the_distribution(host: Host) -> None:
