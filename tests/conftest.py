@@ -1,6 +1,7 @@
 """Fixtures of all tests: small artifacts made once, and an environment that does not leak in or out."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from engram_cli.corpus.tokenizer import train_tokenizer
 from tests.corpora import make_documents, write_ngrams
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: for matrices as small as these, threads cost more than they give
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it runs in the background ignore Ctrl-C
 settings.register_profile("house", deadline=None)  # machines are shared: a slow example is not a failure
 settings.load_profile("house")
 
