@@ -157,7 +157,7 @@ class Host(Carrier):
     ) -> Tensor:
         assert cache is None or isinstance(cache, Cache)
         hidden_BTD = self.hidden(tokens_BT, memory, cache)
-        spoken_BTM = (memory or {}).get(self.recipe.layers)
+        spoken_BTM = self._spoken(memory)
         if self.mixture is None or spoken_BTM is None:
             return F.linear(hidden_BTD[:, -last:], self.embedding.weight, self.bias)
         logits_BTV, gate_BT1 = self.mixture(hidden_BTD, spoken_BTM, self.embedding.weight, last)
@@ -171,7 +171,8 @@ class Host(Carrier):
         last = first + tokens_BT.shape[1]
         assert last <= self.recipe.context, f"{last} tokens in a context of {self.recipe.context}"
         rotation_TC = (self.cosine[first:last], self.sine[first:last])  # type: ignore[index]
-        stream = fork(self.embedding(tokens_BT), self.recipe.branches)
+        embedding_VD = self.embedding.weight if self._spoken(memory) is None else self.embedding.weight.detach()
+        stream = fork(F.embedding(tokens_BT, embedding_VD), self.recipe.branches)
         for layer, block in enumerate(self.blocks):
             stream = self._with_memory(layer, stream, memory or {}, cache)
             stream = block(stream, rotation_TC, cache)
@@ -187,9 +188,13 @@ class Host(Carrier):
         """The residual stream with what its memory adds before `layer`, and what is heard there of rows that speak."""
         if layer in memory:
             stream = stream + self.remember(layer, stream, memory[layer], cache)
-        spoken_BTM = memory.get(self.recipe.layers)
+        spoken_BTM = self._spoken(memory)
         heard_BTD = None if self.mixture is None or spoken_BTM is None else self.mixture.heard(layer, spoken_BTM)
         return stream if heard_BTD is None else stream + fork(heard_BTD, self.recipe.branches)
+
+    def _spoken(self, memory: Mapping[int, Tensor] | None) -> Tensor | None:
+        """The rows that speak for themselves at the output, [B, T, M], where they were looked up."""
+        return None if self.mixture is None else (memory or {}).get(self.recipe.layers)
 
 
 def initialise(host: Host, generator: torch.Generator) -> None:
