@@ -58,7 +58,7 @@ _EVALUATIONS = 8  # over a run, the last at its end
 _EVALUATION_TOKENS = 16_384  # of each but the last
 _FOREIGN_TOKENS = 2_048  # the same with a foreign host, which reads so much more slowly that measuring would outlast training
 _STAGES = 3
-_FORM = 1  # of what a run keeps and how it trains; to be raised where one begun by older code could not go on to the same end
+_FORM = 2  # of what a run keeps and how it trains; to be raised where one begun by older code could not go on to the same end
 
 
 def build(
